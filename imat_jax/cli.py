@@ -1,0 +1,50 @@
+"""`imat VERB …` is `python -m imat_jax.VERB …`; and how every program ends on bad input."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+
+from absl import app
+
+from imat_jax.data.corpus import DataError
+
+VERBS = {
+    "build": "turn a corpus into a dataset",
+    "describe": "say what is in a dataset",
+    "train": "train a model; started again, it resumes",
+    "evaluate": "score a run's selected checkpoint",
+    "report": "tables over runs: mean and deviation over seeds",
+}
+
+
+class UsageError(ValueError):
+    """A wrong flag, config key or combination: one line for the user, no traceback."""
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """`absl.app.run` that prints a `UsageError` or `DataError` as one line and exits with 1."""
+
+    def guarded(argv: list[str]) -> None:
+        logging.getLogger("absl").setLevel(logging.WARNING)
+        try:
+            main(argv)
+        except (UsageError, DataError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    app.run(guarded)
+
+
+def main() -> None:
+    """The console script `imat`."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb not in VERBS:
+        listed = "".join(f"  {name:<10}{what}\n" for name, what in VERBS.items())
+        print(f"usage: imat VERB --help\n\n{listed}", file=sys.stderr)
+        sys.exit(0 if verb in ("-h", "--help") else 2)
+    sys.argv = [f"imat {verb}", *sys.argv[2:]]
+    module = importlib.import_module(f"imat_jax.{verb}")
+    run(module.main)

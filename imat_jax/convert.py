@@ -1,0 +1,200 @@
+"""Weights of published systems into our models, and back.
+
+`sse_ft` names are those of section 3.8 of the SSE-FT reference: PyTorch layouts, (out, in) kernels,
+streams `t`, `a`, `v`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from imat_jax.models.imat import IMAT, SSEFT
+
+LETTER = {"text": "t", "audio": "a", "vision": "v"}
+HEAD = "classification_heads.emotion_classification_head."
+SPINE = "decoder.sentence_encoder."
+
+
+class _Place(NamedTuple):
+    """Where one of our arrays lies in the reference's state dict.
+
+    name, shape: the reference's array. rows: the part of it that is ours. inputs: the number of
+    input features of a weight, which PyTorch stores (out, in) and we (in, out); None for what is
+    not a weight. columns: the reference's input order, where it differs.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: slice = slice(None)
+    inputs: int | None = None
+    columns: np.ndarray | None = None
+
+    def take(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        value = value[self.rows]
+        value = value if self.columns is None else value[:, self.columns]
+        return (value.T if self.inputs else value).reshape(shape)
+
+    def put(self, target: np.ndarray, ours: np.ndarray) -> None:
+        part = target[self.rows]  # a view
+        value = ours.reshape(self.inputs, -1).T if self.inputs else ours
+        if self.columns is None:
+            part[...] = value.reshape(part.shape)
+        else:
+            part[:, self.columns] = value
+
+
+def sseft(state_dict: Mapping[str, Any], *, num_heads: int = 4, **options) -> IMAT:
+    """The SSE-FT fusion network and head as an `IMAT` model with the same outputs.
+
+    All sizes are read off the arrays; only the number of heads leaves no trace in them. Names may
+    carry the prefix `decoder.sentence_encoder.`; the frozen SSL encoders that share the reference's
+    checkpoints are ignored.
+
+    Args:
+      state_dict: {reference name: array}; anything that `numpy.asarray` takes.
+      num_heads: attention heads (4 as published).
+      **options: passed to `IMAT`, e.g. `dropout` (0.1), `dtype`.
+
+    Raises:
+      KeyError: parameters that the architecture needs are missing; they are listed.
+      ValueError: an array's shape does not fit the others; it is named.
+    """
+    arrays = {_short(name): value for name, value in state_dict.items()}
+    sizes = ("layers_a.0.fc1.weight", "layers_at.0.self_attn.k_proj_weight")
+    sizes += ("layers_av.0.self_attn.k_proj_weight", HEAD + "out_proj.weight")
+    sizes += ("embed_positions_a.weight", "embed_positions_v.weight")
+    _require(arrays, sizes)
+    fc1, at, av, out, table_a, table_v = (np.shape(arrays[name]) for name in sizes)
+    model = IMAT(
+        {"text": at[1], "audio": fc1[1], "vision": av[1]},
+        out[0],
+        heads=num_heads,
+        encoder_layers={"text": 0} | {m: _count(arrays, LETTER[m]) for m in ("audio", "vision")},
+        ima_layers=_count(arrays, "at"),
+        ffn=fc1[0],
+        # The reference's tables begin with a row that is never read, then padding's (zeros), CLS's.
+        max_frames={"text": 0, "audio": table_a[0] - 3, "vision": table_v[0] - 3},
+        rngs=nnx.Rngs(0),
+        **(SSEFT | options),
+    )
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    places = [_place(path, model) for path, _ in flat]
+    _require(arrays, [place.name for place in places])
+    for (path, ours), place in zip(flat, places, strict=True):
+        value = np.asarray(arrays[place.name])
+        if value.shape != place.shape:
+            raise ValueError(f"{place.name} has shape {value.shape}; {place.shape} is needed")
+        value = place.take(value, ours.shape)
+        ours.set_value(jnp.asarray(value, ours.dtype))
+    return model
+
+
+def to_sseft(params: nnx.State, model: IMAT) -> dict[str, np.ndarray]:
+    """The inverse: parameters (or their gradients) of `model` under the reference's names.
+
+    What our form has no use for comes back as zeros: position rows 0 and 1, and the key bias of the
+    IMA blocks, which the softmax cancels.
+
+    Args:
+      params: the `nnx.Param` state of an SSE-FT-shaped model, or a gradient of that structure.
+      model: that model, for its sizes.
+    """
+    out: dict[str, np.ndarray] = {}
+    for path, ours in nnx.to_flat_state(params):
+        place = _place(path, model)
+        value = np.asarray(ours.get_value())
+        target = out.setdefault(place.name, np.zeros(place.shape, value.dtype))
+        place.put(target, value)
+    return out
+
+
+def _place(path: tuple, model: IMAT) -> _Place:
+    """The place of our parameter `path` in the reference's state dict."""
+    width = {m: model.encoders[m].width for m in model.modalities}
+    match path:
+        case ("head", layer, leaf):
+            name = HEAD + {"dense": "dense", "out": "out_proj"}[layer]
+            total = sum(width.values())
+            if leaf == "bias":
+                return _Place(f"{name}.bias", (getattr(model.head, layer).out_features,))
+            if layer == "out":
+                outputs = model.head.out.out_features
+                return _Place(f"{name}.weight", (outputs, total), inputs=total)
+            # The reference joins text, video, audio; we keep text, audio, vision.
+            t, a, v = (width[m] for m in ("text", "audio", "vision"))
+            order = np.r_[0:t, t + v : t + v + a, t : t + v]
+            return _Place(f"{name}.weight", (total, total), inputs=total, columns=order)
+        case ("encoders", m, "cls"):
+            return _Place(f"SE_embeddings_{LETTER[m]}.weight", (1, width[m]))
+        case ("encoders", m, "table"):
+            rows = len(model.encoders[m].table)
+            shape = (rows + 2, width[m])
+            return _Place(f"embed_positions_{LETTER[m]}.weight", shape, rows=slice(2, None))
+        case ("encoders", m, "input_norm", leaf):
+            return _Place(f"emb_layer_norm_{LETTER[m]}.{_leaf(leaf)}", (width[m],))
+        case ("encoders", m, "layers", i, *rest):
+            ffn = model.encoders[m].layers[i].ffn.inner.out_features
+            return _block(f"layers_{LETTER[m]}.{i}.", rest, width[m], width[m], ffn)
+        case ("stacks", pair, "layers", i, *rest):
+            m, n = pair.split("_from_")
+            ffn = model.stacks[pair].layers[i].ffn.inner.out_features
+            return _block(f"layers_{LETTER[m]}{LETTER[n]}.{i}.", rest, width[m], width[n], ffn)
+    raise ValueError(f"SSE-FT has no counterpart of {'/'.join(map(str, path))}")
+
+
+def _block(prefix: str, path: list, d: int, d_key: int, ffn: int) -> _Place:
+    """The place of a parameter of one layer; `d` is its width, `d_key` its keys' width."""
+    match path:
+        case ("attention", "qkv", "kernel"):
+            return _Place(f"{prefix}self_attn.in_proj_weight", (3 * d, d), inputs=d)
+        case ("attention", "qkv", "bias"):
+            return _Place(f"{prefix}self_attn.in_proj_bias", (3 * d,))
+        case ("attention", ("query" | "key" | "value") as which, "kernel"):
+            inputs = d if which == "query" else d_key
+            name = f"{prefix}self_attn.{which[0]}_proj_weight"
+            return _Place(name, (d, inputs), inputs=inputs)
+        case ("attention", ("query" | "value") as which, "bias"):  # q, k, v in one vector
+            rows = slice(0, d) if which == "query" else slice(2 * d, 3 * d)
+            return _Place(f"{prefix}self_attn.in_proj_bias", (3 * d,), rows=rows)
+        case ("attention", "out", "kernel"):
+            return _Place(f"{prefix}self_attn.out_proj.weight", (d, d), inputs=d)
+        case ("attention", "out", "bias"):
+            return _Place(f"{prefix}self_attn.out_proj.bias", (d,))
+        case ("ffn", layer, leaf):
+            name, shape = {"inner": ("fc1", (ffn, d)), "outer": ("fc2", (d, ffn))}[layer]
+            if leaf == "bias":
+                return _Place(f"{prefix}{name}.bias", shape[:1])
+            return _Place(f"{prefix}{name}.weight", shape, inputs=shape[1])
+        case ("residuals", i, "norm", leaf):
+            norm = ("self_attn_layer_norm", "final_layer_norm")[i]
+            return _Place(f"{prefix}{norm}.{_leaf(leaf)}", (d,))
+    raise ValueError(f"SSE-FT has no counterpart of {prefix}{'/'.join(map(str, path))}")
+
+
+def _leaf(name: str) -> str:
+    return {"scale": "weight", "bias": "bias"}[name]
+
+
+def _short(name: str) -> str:
+    """Without `decoder.sentence_encoder.`, and without whatever precedes the head's name."""
+    if HEAD in name:
+        return name[name.index(HEAD) :]
+    return name.partition(SPINE)[2] or name
+
+
+def _count(arrays: Mapping[str, Any], stream: str) -> int:
+    return len({n.split(".")[1] for n in arrays if n.startswith(f"layers_{stream}.")})
+
+
+def _require(arrays: Mapping[str, Any], names: Sequence[str]) -> None:
+    missing = [n for n in names if n not in arrays]
+    if missing:
+        raise KeyError(
+            f"not an SSE-FT state dict: {len(missing)} parameters are missing, such as "
+            f"{', '.join(missing[:5])}; it holds {', '.join(sorted(arrays)[:5]) or 'nothing'}"
+        )

@@ -1,0 +1,1 @@
+"""Corpora as TFDS datasets of ragged SSL features, and the batches that training reads."""

@@ -1,0 +1,80 @@
+"""A built dataset opened for reading: metadata, lengths, records."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+
+from imat_jax.data.builder import CHECKSUMS
+from imat_jax.data.corpus import MODALITIES, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset directory that `build` wrote, or any TFDS ArrayRecord one with the same features.
+
+    Attributes:
+      path: the directory.
+      dims: {modality: feature width} of what it holds.
+      metadata: what the builder recorded; empty for a directory that is not ours.
+    """
+
+    path: pathlib.Path
+    builder: tfds.core.DatasetBuilder
+    dims: Mapping[str, int]
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> Dataset:
+        """Raises `DataError` where there is no dataset."""
+        path = pathlib.Path(path)
+        if not (path / "dataset_info.json").is_file():
+            raise DataError(
+                f"{path}: no dataset there (no dataset_info.json); make one with "
+                f"`python -m imat_jax.build --source=… --output={path}`"
+            )
+        builder = tfds.builder_from_directory(path)
+        features = builder.info.features
+        dims = {m: features[m].shape[-1] for m in MODALITIES if m in features}
+        builder.info.metadata.load_metadata(path) if not builder.info.metadata else None
+        return cls(path, builder, dims, dict(builder.info.metadata or {}))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.builder.info.splits)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the list of all files' SHA-256: two datasets with the same are the same."""
+        sums = self.path / CHECKSUMS
+        return hashlib.sha256(sums.read_bytes()).hexdigest() if sums.is_file() else "unknown"
+
+    def source(self, split: str):
+        """Random access to the records of `split`: `source[i]`, `source.__getitems__([…])`."""
+        if split not in self.splits:
+            raise DataError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
+        return self.builder.as_data_source(split)
+
+    def index(self, split: str) -> dict[str, np.ndarray]:
+        """`id`, `group`, `order`, `label` and `{m}_length` of all records, without reading them."""
+        source = self.source(split)
+        path = self.path / f"index-{split}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        columns: dict[str, list] = {}
+        for example in tqdm.tqdm(source, f"index {split}", unit="utt"):
+            row = {k: example[k] for k in ("order", "label")}
+            row |= {k: example[k].decode() for k in ("id", "group")}
+            row |= {f"{m}_length": len(example[m]) for m in self.dims}
+            for key, value in row.items():
+                columns.setdefault(key, []).append(value)
+        return {name: np.asarray(column) for name, column in columns.items()}

@@ -1,0 +1,137 @@
+"""Batches from a dataset, read ahead by Grain while the step runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from imat_jax.data.dataset import Dataset
+from imat_jax.data.plan import Shape, fit_buckets, plan
+
+Batch = dict[str, Any]
+
+
+class Split:
+    """One split of a dataset as batches of padded arrays; batch `s` is a pure function of `s`.
+
+    It is a random-access source (`len`, `[step]`), which is what Grain and a resumed run need.
+
+    Args:
+      dataset, split: what to read.
+      modalities: which of the dataset's to read.
+      batch_size: examples a batch over all processes.
+      buckets: padded shapes, one length for each of `modalities`.
+      seed: of the order; None for evaluation, which goes through the split once.
+      steps: number of batches; default one epoch.
+      process_index, process_count: this process holds this share of each batch's rows.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        *,
+        modalities: Sequence[str],
+        batch_size: int,
+        buckets: Sequence[Shape],
+        seed: int | None = None,
+        steps: int | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if batch_size % process_count:
+            raise ValueError(
+                f"a batch of {batch_size} does not divide among {process_count} processes"
+            )
+        self.source = dataset.source(split)
+        self.dims = {m: dataset.dims[m] for m in modalities}
+        self.batch_size, self.buckets, self.seed = batch_size, list(buckets), seed
+        self.lengths = cropped_lengths(dataset, split, modalities, buckets[-1])
+        self.steps_per_epoch = -(-len(self.lengths) // batch_size)
+        self.steps = self.steps_per_epoch if steps is None else steps
+        share = batch_size // process_count
+        self.rows = slice(process_index * share, (process_index + 1) * share)
+        # Pure, so caching is safe; workers that read ahead straddle two epochs at most.
+        self.plan = functools.lru_cache(maxsize=2)(self._plan)
+
+    def _plan(self, epoch: int) -> list[tuple[Shape, np.ndarray]]:
+        return plan(
+            self.lengths, batch_size=self.batch_size, buckets=self.buckets, seed=self.seed,
+            epoch=epoch,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        shape, indices = self.plan(epoch)[position]
+        mine = indices[self.rows]
+        records = self.source.__getitems__([int(i) for i in mine]) if len(mine) else []
+        return collate(records, self.dims, shape, self.rows.stop - self.rows.start)
+
+
+def cropped_lengths(
+    dataset: Dataset, split: str, modalities: Sequence[str], limits: Sequence[int]
+) -> np.ndarray:
+    """Frames of every example that are used, [N, M]: the first `limits[m]` of each modality."""
+    index = dataset.index(split)
+    return np.minimum(np.stack([index[f"{m}_length"] for m in modalities], axis=1), limits)
+
+
+def buckets_for(
+    dataset: Dataset, modalities: Sequence[str], max_frames: Mapping[str, int], num_buckets: int
+) -> list[Shape]:
+    """Buckets fitted on all splits together, so that evaluation compiles no shape of its own."""
+    limits = [max_frames[m] for m in modalities]
+    lengths = [cropped_lengths(dataset, split, modalities, limits) for split in dataset.splits]
+    widths = [dataset.dims[m] for m in modalities]
+    buckets = fit_buckets(np.concatenate(lengths), num_buckets, widths=widths)
+    return [tuple(np.minimum(shape, limits).tolist()) for shape in buckets]
+
+
+def collate(
+    records: Sequence[Mapping[str, Any]], dims: Mapping[str, int], shape: Shape, rows: int
+) -> Batch:
+    """Records into one padded batch of `rows` rows; rows without a record have weight 0.
+
+    Returns:
+      {m: [rows, T, D] in storage dtype, m_mask: [rows, T] bool, label: [rows] or [rows, K],
+      weight: [rows] float32, id: list of str}. Longer sequences lose their tail.
+    """
+    batch: Batch = {"id": [r["id"].decode() for r in records]}
+    for (m, dim), length in zip(dims.items(), shape, strict=True):
+        dtype = records[0][m].dtype if records else np.float32
+        batch[m] = np.zeros((rows, length, dim), dtype)
+        batch[f"{m}_mask"] = np.zeros((rows, length), bool)
+        for i, record in enumerate(records):
+            frames = record[m][:length]
+            batch[m][i, : len(frames)] = frames
+            batch[f"{m}_mask"][i, : len(frames)] = True
+    label = np.stack([np.asarray(r["label"]) for r in records]) if records else np.zeros(0)
+    label = label.astype(np.int32 if np.issubdtype(label.dtype, np.integer) else np.float32)
+    batch["label"] = np.zeros((rows, *label.shape[1:]), label.dtype)
+    batch["label"][: len(records)] = label
+    batch["weight"] = (np.arange(rows) < len(records)).astype(np.float32)
+    return batch
+
+
+def read(
+    split: Split, *, start: int = 0, threads: int = 4, ahead: int = 8, workers: int = 0
+) -> Iterator[Batch]:
+    """The batches of `split` from step `start` on, read ahead in the background.
+
+    Args:
+      threads: reading threads; `ahead`: batches held ready.
+      workers: reading processes; 0 (threads only) is faster on few cores.
+    """
+    batches = grain.MapDataset.source(split)[start:].to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    )
+    if workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(batches)

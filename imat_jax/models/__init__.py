@@ -1,0 +1,1 @@
+"""Models with one signature: `model(batch, *, deterministic, rngs=None) -> (outputs, extras)`."""
