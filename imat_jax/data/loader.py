@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -13,6 +13,8 @@ from imat_jax.data.dataset import Dataset
 from imat_jax.data.plan import Shape, fit_buckets, plan
 
 Batch = dict[str, Any]
+# (record, modality, padded length, epoch) -> (frames [<= length, D], unmasked places)
+Place = Callable[[Mapping[str, Any], str, int, int], tuple[np.ndarray, int]]
 
 
 class Split:
@@ -28,6 +30,8 @@ class Split:
       seed: of the order; None for evaluation, which goes through the split once.
       steps: number of batches; default one epoch.
       process_index, process_count: this process holds this share of each batch's rows.
+      place: which frames of a record are used, and how many places are unmasked; `head`, or
+        `published.place`.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Split:
         steps: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
+        place: Place | None = None,
     ):
         if batch_size % process_count:
             raise ValueError(
@@ -50,6 +55,7 @@ class Split:
         self.source = dataset.source(split)
         self.dims = {m: dataset.dims[m] for m in modalities}
         self.batch_size, self.buckets, self.seed = batch_size, list(buckets), seed
+        self.place = place or head
         self.lengths = cropped_lengths(dataset, split, modalities, buckets[-1])
         self.steps_per_epoch = -(-len(self.lengths) // batch_size)
         self.steps = self.steps_per_epoch if steps is None else steps
@@ -72,7 +78,14 @@ class Split:
         shape, indices = self.plan(epoch)[position]
         mine = indices[self.rows]
         records = self.source.__getitems__([int(i) for i in mine]) if len(mine) else []
-        return collate(records, self.dims, shape, self.rows.stop - self.rows.start)
+        rows = self.rows.stop - self.rows.start
+        return collate(records, self.dims, shape, rows, lambda *a: self.place(*a, epoch))
+
+
+def head(record: Mapping[str, Any], m: str, length: int, epoch: int) -> tuple[np.ndarray, int]:
+    """The first `length` frames of a record; all of them real."""
+    frames = record[m][:length]
+    return frames, len(frames)
 
 
 def cropped_lengths(
@@ -95,13 +108,17 @@ def buckets_for(
 
 
 def collate(
-    records: Sequence[Mapping[str, Any]], dims: Mapping[str, int], shape: Shape, rows: int
+    records: Sequence[Mapping[str, Any]],
+    dims: Mapping[str, int],
+    shape: Shape,
+    rows: int,
+    place: Callable[[Mapping[str, Any], str, int], tuple[np.ndarray, int]],
 ) -> Batch:
     """Records into one padded batch of `rows` rows; rows without a record have weight 0.
 
     Returns:
       {m: [rows, T, D] in storage dtype, m_mask: [rows, T] bool, label: [rows] or [rows, K],
-      weight: [rows] float32, id: list of str}. Longer sequences lose their tail.
+      weight: [rows] float32, id: list of str}.
     """
     batch: Batch = {"id": [r["id"].decode() for r in records]}
     for (m, dim), length in zip(dims.items(), shape, strict=True):
@@ -109,9 +126,9 @@ def collate(
         batch[m] = np.zeros((rows, length, dim), dtype)
         batch[f"{m}_mask"] = np.zeros((rows, length), bool)
         for i, record in enumerate(records):
-            frames = record[m][:length]
+            frames, unmasked = place(record, m, length)
             batch[m][i, : len(frames)] = frames
-            batch[f"{m}_mask"][i, : len(frames)] = True
+            batch[f"{m}_mask"][i, :unmasked] = True
     label = np.stack([np.asarray(r["label"]) for r in records]) if records else np.zeros(0)
     label = label.astype(np.int32 if np.issubdtype(label.dtype, np.integer) else np.float32)
     batch["label"] = np.zeros((rows, *label.shape[1:]), label.dtype)

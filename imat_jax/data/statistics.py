@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,5 +50,5 @@ def standardize(batch: Mapping, statistics: Mapping[str, Mapping]) -> dict:
         mean, std = (np.asarray(moments[k], np.float32) for k in ("mean", "std"))
         scale = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1).astype(np.float32)
         x = (batch[m].astype(jnp.float32) - mean[None, None]) / scale[None, None]
-        out[m] = jnp.where(batch[f"{m}_mask"][..., None], x, jax.lax.zeros_like_array(x))
+        out[m] = jnp.where(batch[f"{m}_mask"][..., None], x, 0)
     return out

@@ -23,6 +23,7 @@ is orthogonal to codes and marker. So one has to find the right frames, not to a
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -82,6 +83,7 @@ def symbols(seed: int, split: str, size: int) -> dict[str, np.ndarray]:
     return dict(zip(("label", *MODALITIES), np.unravel_index(flat, (4, 2, 2, 2)), strict=True))
 
 
+@functools.cache
 def codes(seed: int, modality: str) -> np.ndarray:
     """Orthonormal marker and code vectors, [3, D]: marker, symbol 0, symbol 1."""
     dim = SHAPES[modality][0]

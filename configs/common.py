@@ -1,0 +1,125 @@
+"""Every key there is, with its default: python -m imat_jax.train --config=configs/NAME.py
+
+An experiment's `get_config` starts from here. `--config=FILE:key=value,…` picks the experiment,
+`--config.key=value` sets a number; an unknown key is an error that lists the known ones.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    parse(arg)
+    c = ml_collections.ConfigDict()
+    # Seed of parameters, dropout and the order of the examples; fixed in advance: 0, 1, 2, 3, 4.
+    c.seed = 0
+    # Directory of the dataset, as `imat_jax.build` wrote it.
+    c.dataset = "data/tiny"
+    # Which modalities the model sees, joined by "+".
+    c.modalities = "text+audio+vision"
+    # Passes over the training split.
+    c.epochs = 20
+    # Number of updates; 0: as `epochs` says.
+    c.steps = 0
+    # Examples an update, over all devices.
+    c.batch_size = 32
+    # Compute dtype, "float32" or "bfloat16"; parameters, LayerNorms and softmaxes stay float32.
+    c.dtype = "float32"
+    # Validation metric that selects the checkpoint; "": the task's own (`tasks.py`).
+    c.selection = ""
+    # Updates between validations; 0: one epoch. A checkpoint is saved at each.
+    c.eval_steps = 0
+    # Updates between log lines.
+    c.log_steps = 10
+
+    c.data = ml_collections.ConfigDict()
+    # Subtract mean and divide by deviation of each feature, of the training split.
+    c.data.standardize = True
+    # Padded shapes to fit to the lengths, each a compiled program.
+    c.data.buckets = 4
+    # Frames of each modality that are used; the rest of a longer utterance is cut off.
+    c.data.max_frames = ml_collections.ConfigDict({"text": 512, "audio": 1024, "vision": 512})
+    # "corrected", or "published": SSE-FT's fixed padding, masks and crops (docs/sseft.md).
+    c.data.mode = "corrected"
+    # Reading threads, and batches held ready.
+    c.data.threads = 4
+    c.data.ahead = 8
+    # Reading processes; 0, threads only, is faster on few cores.
+    c.data.workers = 0
+
+    c.model = ml_collections.ConfigDict()
+    # "imat" (projections to one width, an encoder for text too) or "sseft" (as published).
+    c.model.name = "imat"
+    # Common width of the streams; 0: each keeps its features' width.
+    c.model.width = 64
+    # Self-attention layers of each encoder, layers of each IMA stack, heads, feed-forward width.
+    c.model.encoder_layers = 1
+    c.model.ima_layers = 1
+    c.model.heads = 4
+    c.model.ffn = 128
+    # Position 0 of each stream: "learned", or "first" (the first feature, such as <s>).
+    c.model.cls_token = "learned"
+    # "learned", "sinusoidal" or "none".
+    c.model.positions = "sinusoidal"
+    # LayerNorm "pre" or "post" (published) each block.
+    c.model.norm = "post"
+    # What joins the IMA results of a query modality: "hadamard" (published), "concat", "gated".
+    c.model.fusion = "concat"
+    # Hidden width of the head; 0: its input's (published).
+    c.model.head_width = 64
+    # Dropout on blocks, attention weights, input features and the head.
+    c.model.dropout = 0.1
+    c.model.attention_dropout = 0.1
+    c.model.input_dropout = 0.0
+    c.model.head_dropout = 0.0
+    # Chance that a modality of an utterance is dropped in training.
+    c.model.modality_dropout = 0.0
+    # Initial weights: "lecun" or "published".
+    c.model.init = "lecun"
+
+    c.task = ml_collections.ConfigDict()
+    # "l1" or "mse" for regressions; "": l1.
+    c.task.loss = ""
+    # Share of a class target that is spread over all classes.
+    c.task.label_smoothing = 0.0
+    # Decision threshold of multilabel, or midpoint of the scale of dimensions; -1: the default.
+    c.task.threshold = -1.0
+
+    c.optim = ml_collections.ConfigDict()
+    # Peak learning rate; "constant", "linear" or "cosine" after a warm-up of this share of steps.
+    c.optim.lr = 1e-3
+    c.optim.schedule = "cosine"
+    c.optim.warmup = 0.1
+    # AdamW.
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.98
+    c.optim.eps = 1e-6
+    c.optim.weight_decay = 0.01
+    # What decays: "kernels", or "all" (published: biases, norms and embeddings too).
+    c.optim.decay = "kernels"
+    # Largest global norm of a gradient; 0: no clipping.
+    c.optim.clip = 1.0
+
+    c.mesh = ml_collections.ConfigDict()
+    # Devices along each axis; -1: all that are left.
+    c.mesh.data = -1
+    c.mesh.fsdp = 1
+    c.mesh.model = 1
+    return c
+
+
+def parse(arg: str, **defaults: str) -> ml_collections.ConfigDict:
+    """The part after the colon, `key=value,key=value`, over `defaults`.
+
+    Raises:
+      ValueError: a key that is not among `defaults`; lists them.
+    """
+    values = ml_collections.ConfigDict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        key, equals, value = item.partition("=")
+        if key not in values or not equals:
+            known = ", ".join(f"{k}={v}" for k, v in defaults.items()) or "none"
+            raise ValueError(f"unknown config argument {item!r}; known, with defaults: {known}")
+        values[key] = value
+    return values

@@ -1,0 +1,110 @@
+"""What a config stands for: dataset, task, mesh, model. Shared by the programs that run one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from flax import nnx
+
+from imat_jax import config as configs
+from imat_jax import models, sharding, tasks
+from imat_jax.cli import UsageError
+from imat_jax.data import loader, published
+from imat_jax.data.dataset import Dataset
+from imat_jax.data.plan import Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Made by `make`; holds no parameters.
+
+    Attributes:
+      dims: {modality: feature width} of the modalities used, in canonical order.
+      graphdef: the model without its parameters, for `nnx.merge`.
+      statistics: training-split moments to standardise with, or None.
+      buckets: padded shapes of the batches.
+      selection: the validation metric that selects the checkpoint.
+    """
+
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    task: tasks.Task
+    mesh: jax.sharding.Mesh
+    dims: Mapping[str, int]
+    graphdef: Any
+    statistics: Mapping[str, Mapping] | None
+    buckets: list[Shape]
+    selection: str
+
+    def split(self, name: str, **kw) -> loader.Split:
+        """One split as batches; `seed` and `steps` for training, neither for one pass in order."""
+        return loader.Split(
+            self.dataset,
+            name,
+            modalities=tuple(self.dims),
+            batch_size=self.config.batch_size,
+            buckets=self.buckets,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            place=published.place if self.config.data.mode == "published" else None,
+            **kw,
+        )
+
+    def init(self, key: jax.Array) -> nnx.State:
+        """Fresh parameters, made where they will live."""
+        build = jax.jit(
+            lambda key: nnx.state(_model(self.config, self.dims, self.task, key), nnx.Param),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+        return build(key)
+
+
+def make(config: ml_collections.ConfigDict) -> Experiment:
+    """Raises `UsageError` or `DataError` where the config does not fit itself or the dataset."""
+    dataset = Dataset.open(config.dataset)
+    dims = configs.modalities(config, dataset.dims)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, mesh)
+    try:
+        threshold = config.task.threshold
+        task = tasks.make(
+            dataset.metadata["task"],
+            dataset.metadata["class_names"],
+            loss=config.task.loss or None,
+            label_smoothing=config.task.label_smoothing,
+            threshold=None if threshold < 0 else threshold,
+        )
+        key = jax.random.key(0)
+        model = nnx.eval_shape(lambda: _model(config, dims, task, key))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"config: {error}") from error
+    if config.data.mode == "published":
+        buckets = [tuple(published.LIMITS[m] for m in dims)]
+    elif config.data.mode == "corrected":
+        limits = config.data.max_frames
+        buckets = loader.buckets_for(dataset, tuple(dims), limits, config.data.buckets)
+    else:
+        raise UsageError(f'data.mode is "corrected" or "published", not {config.data.mode!r}')
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        task=task,
+        mesh=mesh,
+        dims=dims,
+        graphdef=nnx.graphdef(model),
+        statistics=dataset.metadata["statistics"] if config.data.standardize else None,
+        buckets=buckets,
+        selection=config.selection or task.headline,
+    )
+
+
+def _model(config, dims: Mapping[str, int], task: tasks.Task, key: jax.Array):
+    limits = published.LIMITS if config.data.mode == "published" else config.data.max_frames
+    return models.make(
+        config.model, dims, task.outputs, nnx.Rngs(params=key), dtype=config.dtype,
+        max_frames=dict(limits),
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""The files of a run directory: config, environment, metrics line by line, results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from tensorboardX import SummaryWriter
+
+from imat_jax import config as configs
+from imat_jax.cli import UsageError
+from imat_jax.data.dataset import Dataset
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
+            "array-record", "numpy", "ml-collections", "ml_dtypes")  # fmt: skip
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write under a temporary name, then rename: readers see the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
+
+
+def start(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+    """Make the run directory, or check that the one that exists is of this very run.
+
+    Raises:
+      UsageError: `workdir` holds a run with another config or another dataset.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / "config.json").is_file():
+        changed = configs.difference(configs.load(workdir).to_dict(), config.to_dict())
+        before = json.loads((workdir / "environment.json").read_text())["dataset"]
+        if before != dataset.fingerprint:
+            changed.append(f"fingerprint of {config.dataset}: {before} -> {dataset.fingerprint}")
+        if changed:
+            raise UsageError(
+                f"{workdir} holds a run that differs in {'; '.join(changed)}. "
+                "Take another --workdir, or delete this one"
+            )
+    else:
+        write_json(workdir / "dataset.json", dict(dataset.metadata))
+        write_json(workdir / "environment.json", environment(dataset))
+        write_json(workdir / "config.json", config.to_dict())  # last: it makes a run directory
+
+
+def environment(dataset: Dataset) -> dict[str, Any]:
+    """Versions, devices, code and data: what a number depends on besides the config."""
+    git = pathlib.Path(__file__).parent
+
+    def ask(*args: str) -> str:
+        try:
+            call = subprocess.run(["git", *args], cwd=git, capture_output=True, text=True)
+        except FileNotFoundError:
+            return ""
+        return call.stdout.strip() if call.returncode == 0 else ""
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [str(d.device_kind) for d in jax.devices()],
+        "processes": jax.process_count(),
+        "git_commit": ask("rev-parse", "HEAD") or "unknown",
+        "git_dirty": bool(ask("status", "--porcelain")),
+        "dataset": dataset.fingerprint,
+        "command": sys.argv,
+    }
+
+
+class MetricWriter:
+    """`metrics.jsonl` (numbers that a rerun repeats bit by bit), `timing.jsonl`, TensorBoard.
+
+    Args:
+      step: the step the run (re)starts at; lines that a killed run wrote after it are removed, and
+        so they come out the same as if it had never been killed.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        self._files = {}
+        for name in ("metrics", "timing"):
+            path = workdir / f"{name}.jsonl"
+            _truncate(path, step)
+            self._files[name] = path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
+
+    def write(self, step: int, values: Mapping[str, float], file: str = "metrics") -> None:
+        values = {k: float(v) for k, v in values.items()}
+        self._files[file].write(json.dumps({"step": step} | values) + "\n")
+        self._files[file].flush()
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._board.close()
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
+    """The lines of `metrics.jsonl`; one that was cut off by a kill is left out."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    lines = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _truncate(path: pathlib.Path, step: int) -> None:
+    """Keep what happened before the state of `step`: updates up to it, validations before it."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n"):
+            continue
+        entry = json.loads(line)
+        validation = any(key.startswith("valid/") for key in entry)
+        if entry["step"] < step or (entry["step"] == step and not validation):
+            kept.append(line)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)

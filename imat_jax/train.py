@@ -1,0 +1,282 @@
+"""Train a model: python -m imat_jax.train --config=configs/tiny.py --workdir=runs/tiny
+
+Started again with the same command, it goes on where it stopped. SIGTERM saves and exits with
+status 143. The checkpoint with the best validation score is selected; when training is over it is
+scored on validation and test, and RUN/results.json, RUN/plots and RUN/predictions hold the outcome.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+from absl import flags
+from flax import nnx
+
+from imat_jax import config as configs
+from imat_jax import evaluate, inference, optim, plots, rundir, sharding
+from imat_jax import experiment as experiments
+from imat_jax.checkpoint import Checkpoints
+from imat_jax.cli import UsageError, run
+from imat_jax.data import loader, plan
+from imat_jax.data.corpus import DataError
+from imat_jax.data.statistics import standardize
+from imat_jax.experiment import Experiment
+from imat_jax.tasks import higher_is_better
+
+PREEMPTED = 143  # 128 + SIGTERM: what a requeueing scheduler takes as "run me again"
+LAG = 2  # updates whose loss the host has not looked at yet, so that the device never waits for it
+
+
+def define_flags() -> flags.FlagHolder:
+    flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.", required=True)
+    return configs.define_flag()
+
+
+def make_update(experiment: Experiment, tx: optax.GradientTransformation):
+    """`update(state, batch) -> (state, {"loss", "grad_norm"})`, jitted, the old state donated.
+
+    The loss is the weighted mean over the batch; the randomness of step s is `fold_in(rng, s)`.
+    """
+
+    def loss_fn(params, batch, key):
+        model = nnx.merge(experiment.graphdef, params)
+        outputs, _ = model(batch, deterministic=False, rngs=nnx.Rngs(dropout=key))
+        loss = experiment.task.loss(outputs, batch["label"])  # [B]
+        return (loss * batch["weight"]).sum() / jnp.maximum(batch["weight"].sum(), 1)
+
+    def update(state, batch):
+        key = jax.random.fold_in(state["rng"], state["step"])
+        if experiment.statistics:
+            batch = standardize(batch, experiment.statistics)
+        loss, grads = jax.value_and_grad(loss_fn)(state["params"], batch, key)
+        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        state = state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
+        return state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def validate(experiment: Experiment, step, params: Any, split: loader.Split) -> dict[str, float]:
+    """{`valid/loss`, `valid/METRIC`, …} of the whole validation split."""
+    label = experiment.dataset.index("valid")["label"]
+    outputs = inference.outputs(step, params, split, experiment.mesh, experiment.config.data)
+    loss = float(experiment.task.loss(jnp.asarray(outputs), jnp.asarray(label)).mean())
+    scores = {"loss": loss} | experiment.task.score(label, outputs)
+    if experiment.selection not in scores:
+        known = ", ".join(k for k in scores if "/" not in k)
+        raise UsageError(f"selection={experiment.selection!r} is no metric of this task: {known}")
+    return {f"valid/{k}": v for k, v in scores.items()}
+
+
+def train(config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Train to the end, or go on from the last checkpoint in `workdir`; returns the results."""
+    ################################################################################
+    # Experiment: config -> mesh, dataset, task, model
+    ################################################################################
+    experiment = experiments.make(config)
+    dataset, task = experiment.dataset, experiment.task
+    for name in ("train", "valid"):
+        if name not in dataset.splits:
+            raise DataError(f"{config.dataset} has no split {name!r}; training needs it")
+    rundir.start(workdir, config, dataset)
+
+    ################################################################################
+    # Input
+    ################################################################################
+    train_split = experiment.split("train", seed=config.seed)
+    valid_split = experiment.split("valid")
+    per_epoch = train_split.steps_per_epoch
+    total = train_split.steps = config.steps or config.epochs * per_epoch
+    eval_steps = config.eval_steps or per_epoch
+    used = plan.padding(train_split.lengths, train_split.plan(0))
+
+    ################################################################################
+    # State and steps
+    ################################################################################
+    key = jax.random.key(config.seed)
+    tx = optim.make(config.optim, total)
+    params = experiment.init(jax.random.fold_in(key, 0))
+    state = {
+        "params": params,
+        "opt_state": jax.jit(tx.init)(params),
+        "step": jnp.zeros((), jnp.int32),
+        "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
+    }
+    state = jax.device_put(state, sharding.replicated(experiment.mesh))
+    update = make_update(experiment, tx)
+    infer = inference.make_step(experiment.graphdef, experiment.statistics)
+
+    ################################################################################
+    # Restore
+    ################################################################################
+    checkpoints = Checkpoints(workdir)
+    first = checkpoints.last_step or 0
+    if checkpoints.last_step is not None:
+        state = checkpoints.restore(state)
+    best = (
+        checkpoints.best_scores()[f"valid/{experiment.selection}"]
+        if (checkpoints.best_step is not None)
+        else math.nan
+    )
+    size = sum(p.size for p in jax.tree.leaves(params))
+    print(
+        f"{dataset.metadata['protocol']}, {'+'.join(experiment.dims)}: "
+        f"{len(train_split.lengths)} training utterances, {total} updates of {config.batch_size}\n"
+        f"{config.model.name}, {size:,} parameters, {config.dtype}, on {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}\n"
+        f"batches of {len(experiment.buckets)} shapes (frames of {', '.join(experiment.dims)}): "
+        f"{' '.join(map(str, experiment.buckets))}; real frames {', '.join(f'{u:.0%}' for u in used)}\n"
+        + (f"going on from update {first} of {workdir}" if first else f"writing to {workdir}")
+    )  # fmt: skip
+
+    ################################################################################
+    # Loop: evaluate -> save -> next batch -> update -> log. The order is a contract: what is saved
+    # at step s is the state before update s + 1, so that a run that goes on from it repeats exactly
+    # what the first one did or would have done.
+    ################################################################################
+    writer = rundir.MetricWriter(workdir, first)
+    batches = loader.read(
+        train_split, start=first, threads=config.data.threads, ahead=config.data.ahead,
+        workers=config.data.workers,
+    )  # fmt: skip
+    stop = _Flag(signal.SIGTERM)
+    bar = tqdm.tqdm(total=total, initial=first, unit="step", desc="train", dynamic_ncols=True)
+    pending: collections.deque = collections.deque()
+    clock = _Clock()
+
+    def settle(keep: int) -> None:
+        """Look at the results of all but the newest `keep` updates."""
+        while len(pending) > keep:
+            step, ids, device_values = pending.popleft()
+            values = {k: float(v) for k, v in device_values.items()}
+            if not all(map(math.isfinite, values.values())):
+                raise DataError(
+                    f"update {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; "
+                    f"batch of {', '.join(ids)}. The last good checkpoint is that of step "
+                    f"{checkpoints.last_step}; look at these utterances, or lower optim.lr"
+                )
+            if step % config.log_steps == 0:
+                writer.write(step, values)
+                rate = clock.lap(step)
+                writer.write(step, rate, file="timing")
+                bar.set_postfix(loss=f"{values['loss']:.3f}", utt_per_s=f"{rate['utt_per_s']:.0f}")
+
+    try:
+        for step in range(first, total + 1):
+            due = step % eval_steps == 0 or step == total
+            if due and not stop.raised:
+                settle(0)
+                clock.pause()
+                scores = validate(experiment, infer, state["params"], valid_split)
+                writer.write(step, scores)
+                if _better(scores[f"valid/{experiment.selection}"], best, experiment.selection):
+                    best = scores[f"valid/{experiment.selection}"]
+                    if step != checkpoints.best_step:  # else a killed run wrote it already
+                        checkpoints.save_best(step, state["params"], scores)
+                clock.resume()
+            if due or stop.raised:
+                settle(0)
+                checkpoints.save(step, state)
+            if stop.raised:
+                checkpoints.wait()
+                bar.close()
+                print(f"SIGTERM: saved update {step}; the same command goes on", file=sys.stderr)
+                sys.exit(PREEMPTED)
+            if step == total:
+                break
+            batch = clock.waiting(next, batches)
+            state, values = update(state, sharding.put(batch, experiment.mesh))
+            clock.utterances += int(np.sum(batch["weight"]))
+            pending.append((step + 1, batch["id"], values))
+            settle(LAG)
+            bar.update()
+    finally:
+        stop.restore()
+        bar.close()
+        checkpoints.close()
+        writer.close()
+
+    ################################################################################
+    # The selected checkpoint on validation and, once, on test
+    ################################################################################
+    plots.training(
+        rundir.read_metrics(workdir), experiment.selection, workdir / "plots/training.png"
+    )
+    splits = [s for s in ("valid", "test") if s in dataset.splits]
+    results = evaluate.evaluate(experiment, workdir, splits)
+    selected = results["selected"]
+    print(
+        f"\nselected: update {selected['step']}, validation {selected['metric']} "
+        f"{selected['valid']:.4f}\n{evaluate.table(experiment, results, splits)}\n"
+        f"{workdir}/results.json, {workdir}/plots"
+    )
+    return results
+
+
+def _better(value: float, best: float, metric: str) -> bool:
+    if math.isnan(best):
+        return True
+    return value > best if higher_is_better(metric) else value < best
+
+
+class _Flag:
+    """Remembers that `number` was raised, instead of dying of it."""
+
+    def __init__(self, number: int):
+        self.number, self.raised = number, False
+        self.previous = signal.signal(number, self._raise)
+
+    def _raise(self, *_) -> None:
+        self.raised = True
+
+    def restore(self) -> None:
+        signal.signal(self.number, self.previous)
+
+
+class _Clock:
+    """Utterances a second and the share of time spent waiting for input, without validation."""
+
+    def __init__(self):
+        self.utterances = 0
+        self._waited = 0.0
+        self._paused = 0.0
+        self._start = time.perf_counter()
+
+    def waiting(self, function, *args):
+        before = time.perf_counter()
+        result = function(*args)
+        self._waited += time.perf_counter() - before
+        return result
+
+    def pause(self) -> None:
+        self._pause_start = time.perf_counter()
+
+    def resume(self) -> None:
+        self._paused += time.perf_counter() - self._pause_start
+
+    def lap(self, step: int) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
+        values = {"utt_per_s": self.utterances / seconds, "input_wait": self._waited / seconds}
+        self.__init__()
+        return values
+
+
+def main(argv: list[str]) -> None:
+    train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
+
+
+if __name__ == "__main__":
+    define_flags()
+    run(main)
