@@ -1,0 +1,94 @@
+"""Weights and inputs of the SSE-FT goldens, drawn again from their names (numpy only).
+
+The goldens (`tests/golden/sseft_*.npz`) hold outputs of the published fusion network, and no
+weights: every array comes from a generator that is seeded by the array's own name.
+"""
+
+import ast
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN_DIR = Path(__file__).parent / "golden"
+HEAD = "classification_heads.emotion_classification_head"
+
+# Our modality -> the name that the goldens use.
+GOLDEN_NAME = {"text": "text", "audio": "audio", "vision": "video"}
+
+# Our nine CLS vectors have the golden's names. j_* are the queries of the six stacks: the first
+# text frame (`<s>`), and CLS after the audio and the vision encoder.
+CLS_NAMES = ("j_text", "j_aud", "j_vid", "t2a_r", "t2v_r", "a2t_r", "a2v_r", "v2t_r", "v2a_r")
+
+
+def load_golden(name: str) -> dict[str, np.ndarray]:
+    """All arrays of `tests/golden/NAME.npz`."""
+    with np.load(GOLDEN_DIR / f"{name}.npz", allow_pickle=False) as npz:
+        return dict(npz)
+
+
+def draw(name: str, shape: tuple[int, ...], salt: str = "golden") -> np.ndarray:
+    """Standard normal float32 of `shape` from the generator that `name` seeds."""
+    seed = zlib.crc32(f"{salt}:{name}".encode()) & 0x7FFFFFFF
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def sseft_config(npz: Mapping[str, np.ndarray]) -> dict:
+    """The golden's sizes, as arguments of the network (order: text, audio, vision)."""
+    c = ast.literal_eval(str(npz["config"]))
+    return {
+        "dims": c["dims"],
+        "ffn": c["F"],
+        "heads": c["H"],
+        "sa_layers": c["L"],
+        "ima_layers": c["X"],
+        "outputs": c["C"],
+        "max_positions": c["maxpos"],
+    }
+
+
+def sseft_state_dict(npz: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every parameter by its published name, the head's four (not in `param_names`) included."""
+    shapes = {
+        str(name): ast.literal_eval(str(shape))
+        for name, shape in zip(npz["param_names"], npz["param_shapes"], strict=True)
+    }
+    width = sum(sseft_config(npz)["dims"])
+    for layer, outputs in (("dense", width), ("out_proj", npz["logits"].shape[1])):
+        shapes |= {f"{HEAD}.{layer}.weight": (outputs, width), f"{HEAD}.{layer}.bias": (outputs,)}
+    return {name: sseft_parameter(name, shape) for name, shape in shapes.items()}
+
+
+def sseft_parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One parameter, scaled by its kind so that activations keep a sensible size."""
+    x = draw(name, shape)
+    if "layer_norm" in name and name.endswith(".weight"):
+        return 1 + np.float32(0.1) * x
+    if name.endswith("bias"):
+        return np.float32(0.05) * x
+    x = x / np.float32(np.sqrt(shape[-1]))
+    if name.startswith("embed_positions_"):
+        x[1] = 0  # the row of padded frames
+    return x
+
+
+def sseft_batch(npz: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{text, audio, vision} [B, T, D] float32 and {...}_mask [B, T] bool, True = a real frame.
+
+    Lengths count the stream's own frames, without the CLS that the network adds. Padded frames
+    hold random values on purpose: a network that reads them fails.
+    """
+    config = ast.literal_eval(str(npz["config"]))
+    batch = {}
+    for (ours, theirs), frames, width in zip(
+        GOLDEN_NAME.items(), config["lens"], config["dims"], strict=True
+    ):
+        batch[ours] = draw(theirs, (config["B"], frames, width))
+        batch[f"{ours}_mask"] = np.arange(frames) < npz[f"{theirs}_length"][:, None]
+    return batch
+
+
+def sseft_target(npz: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[B, C]; the golden's loss is mean |logits - target|."""
+    return draw("target", npz["logits"].shape)
