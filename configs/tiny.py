@@ -1,4 +1,9 @@
-"""The embedded corpus: python -m imat_jax.train --config=configs/tiny.py --workdir=runs/tiny"""
+"""The embedded corpus, whose best possible accuracy is known for every subset of modalities.
+
+python -m imat_jax.build --source=synthetic --output=data/tiny
+python -m imat_jax.train --config=configs/tiny.py --workdir=runs/tiny
+python -m imat_jax.train --config=configs/tiny.py:modalities=text --workdir=runs/tiny-text
+"""
 
 from __future__ import annotations
 
@@ -10,4 +15,6 @@ def get_config(arg: str = ""):
     c = common.get_config()
     c.dataset = "data/tiny"
     c.modalities = arg.modalities
+    c.epochs = 8
+    c.data.buckets = 2
     return c

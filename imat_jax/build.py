@@ -15,41 +15,39 @@ from imat_jax.data.sources import npz, synthetic
 
 SOURCES = ("synthetic", "npz")
 
-_SOURCE = flags.DEFINE_enum("source", None, SOURCES, "Format of the input.", required=True)
-_INPUT = flags.DEFINE_string("input", None, "File or directory to read; none for synthetic.")
-_OUTPUT = flags.DEFINE_string("output", None, "Directory of the dataset to write.", required=True)
-_PROTOCOL = flags.DEFINE_string("protocol", None, "Name to record; default the file's stem.")
-_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", list(builder.DTYPES), "Storage of the features.")
-_NONFINITE = flags.DEFINE_enum(
-    "nonfinite", "error", builder.NONFINITE, "What to do with NaN and infinity in features."
-)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset that is already there.")
-_SIZES = flags.DEFINE_list(
-    "sizes", ["4000", "1000", "2000"], "synthetic: utterances of train, valid and test."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "synthetic: seed of the corpus.")
+
+def define_flags() -> None:
+    flags.DEFINE_enum("source", None, SOURCES, "Format of the input.", required=True)
+    flags.DEFINE_string("input", None, "File or directory to read; none for synthetic.")
+    flags.DEFINE_string("output", None, "Directory of the dataset to write.", required=True)
+    flags.DEFINE_string("protocol", None, "Name to record; default the file's stem.")
+    flags.DEFINE_enum("dtype", "bfloat16", list(builder.DTYPES), "Storage of the features.")
+    flags.DEFINE_enum(
+        "nonfinite", "error", builder.NONFINITE, "What to do with NaN and infinity in features."
+    )
+    flags.DEFINE_bool("overwrite", False, "Replace a dataset that is already there.")
+    flags.DEFINE_list(
+        "sizes", ["4000", "1000", "2000"], "synthetic: utterances of train, valid and test."
+    )
+    flags.DEFINE_integer("seed", 0, "synthetic: seed of the corpus.")
 
 
 def main(argv: list[str]) -> None:
-    if _SOURCE.value == "synthetic":
+    f = flags.FLAGS
+    if f.source == "synthetic":
         try:
-            sizes = dict(zip(("train", "valid", "test"), map(int, _SIZES.value), strict=True))
+            sizes = dict(zip(("train", "valid", "test"), map(int, f.sizes), strict=True))
         except ValueError as error:
-            raise UsageError(f"--sizes takes three numbers, not {_SIZES.value}") from error
-        corpus = synthetic.corpus(sizes, _SEED.value)
-    elif not _INPUT.value:
-        raise UsageError(f"--source={_SOURCE.value} needs --input=FILE")
+            raise UsageError(f"--sizes takes three numbers, not {','.join(f.sizes)}") from error
+        corpus = synthetic.corpus(sizes, f.seed)
+    elif not f.input:
+        raise UsageError(f"--source={f.source} needs --input=FILE")
     else:
-        corpus = npz.corpus(_INPUT.value, _PROTOCOL.value)
-    builder.build(
-        corpus,
-        _OUTPUT.value,
-        dtype=_DTYPE.value,
-        nonfinite=_NONFINITE.value,
-        overwrite=_OVERWRITE.value,
-    )
-    print(describe.table(_OUTPUT.value))
+        corpus = npz.corpus(f.input, f.protocol)
+    builder.build(corpus, f.output, dtype=f.dtype, nonfinite=f.nonfinite, overwrite=f.overwrite)
+    print(describe.table(f.output))
 
 
 if __name__ == "__main__":
+    define_flags()
     run(main)

@@ -47,4 +47,5 @@ def main() -> None:
         sys.exit(0 if verb in ("-h", "--help") else 2)
     sys.argv = [f"imat {verb}", *sys.argv[2:]]
     module = importlib.import_module(f"imat_jax.{verb}")
+    module.define_flags()
     run(module.main)

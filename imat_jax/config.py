@@ -11,20 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
-from absl import flags
 from ml_collections import config_flags
 
 from imat_jax.cli import UsageError
 
 
-def define_flag() -> flags.FlagHolder:
+def define_flag() -> None:
     """`--config=configs/NAME.py[:key=value,…]` and `--config.key=value`."""
     for arg in sys.argv:
         # Experiments import their neighbours as `configs.NAME`, whatever the current directory.
         match = re.match(r"--?config=([^:]+\.py)", arg)
         if match:
             sys.path.insert(0, str(pathlib.Path(match[1]).absolute().parent.parent))
-    return config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config", None, "Experiment: configs/NAME.py[:key=value,…].", lock_config=True
     )
 

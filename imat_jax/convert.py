@@ -85,7 +85,7 @@ def sseft(state_dict: Mapping[str, Any], *, num_heads: int = 4, **options) -> IM
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     places = [_place(path, model) for path, _ in flat]
     _require(arrays, [place.name for place in places])
-    for (path, ours), place in zip(flat, places, strict=True):
+    for (_, ours), place in zip(flat, places, strict=True):
         value = np.asarray(arrays[place.name])
         if value.shape != place.shape:
             raise ValueError(f"{place.name} has shape {value.shape}; {place.shape} is needed")

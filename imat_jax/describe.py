@@ -10,7 +10,9 @@ from absl import flags
 from imat_jax.cli import UsageError, run
 from imat_jax.data.dataset import Dataset
 
-_JSON = flags.DEFINE_bool("json", False, "Print the whole metadata as JSON.")
+
+def define_flags() -> None:
+    flags.DEFINE_bool("json", False, "Print the whole metadata as JSON.")
 
 
 def table(path: str | os.PathLike) -> str:
@@ -54,11 +56,12 @@ def table(path: str | os.PathLike) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise UsageError("one dataset directory, please: imat describe DATASET_DIR")
-    if _JSON.value:
+    if flags.FLAGS.json:
         print(json.dumps(Dataset.open(argv[1]).metadata, indent=1))
     else:
         print(table(argv[1]))
 
 
 if __name__ == "__main__":
+    define_flags()
     run(main)

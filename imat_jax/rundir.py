@@ -24,11 +24,15 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tens
             "array-record", "numpy", "ml-collections", "ml_dtypes")  # fmt: skip
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_text(path: pathlib.Path, text: str) -> None:
     """Write under a temporary name, then rename: readers see the old file or the new one."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.write_text(text)
     partial.replace(path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def start(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
@@ -131,6 +135,4 @@ def _truncate(path: pathlib.Path, step: int) -> None:
         validation = any(key.startswith("valid/") for key in entry)
         if entry["step"] < step or (entry["step"] == step and not validation):
             kept.append(line)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    write_text(path, "".join(kept))

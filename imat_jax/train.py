@@ -38,9 +38,9 @@ PREEMPTED = 143  # 128 + SIGTERM: what a requeueing scheduler takes as "run me a
 LAG = 2  # updates whose loss the host has not looked at yet, so that the device never waits for it
 
 
-def define_flags() -> flags.FlagHolder:
+def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.", required=True)
-    return configs.define_flag()
+    configs.define_flag()
 
 
 def make_update(experiment: Experiment, tx: optax.GradientTransformation):
@@ -56,7 +56,8 @@ def make_update(experiment: Experiment, tx: optax.GradientTransformation):
         return (loss * batch["weight"]).sum() / jnp.maximum(batch["weight"].sum(), 1)
 
     def update(state, batch):
-        key = jax.random.fold_in(state["rng"], state["step"])
+        rng = jax.random.wrap_key_data(state["rng"], impl=experiment.config.prng)
+        key = jax.random.fold_in(rng, state["step"])
         if experiment.statistics:
             batch = standardize(batch, experiment.statistics)
         loss, grads = jax.value_and_grad(loss_fn)(state["params"], batch, key)
@@ -86,7 +87,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     # Experiment: config -> mesh, dataset, task, model
     ################################################################################
     experiment = experiments.make(config)
-    dataset, task = experiment.dataset, experiment.task
+    dataset = experiment.dataset
     for name in ("train", "valid"):
         if name not in dataset.splits:
             raise DataError(f"{config.dataset} has no split {name!r}; training needs it")
@@ -105,7 +106,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     ################################################################################
     # State and steps
     ################################################################################
-    key = jax.random.key(config.seed)
+    key = jax.random.key(config.seed, impl=config.prng)
     tx = optim.make(config.optim, total)
     params = experiment.init(jax.random.fold_in(key, 0))
     state = {
@@ -137,7 +138,8 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
         f"{config.model.name}, {size:,} parameters, {config.dtype}, on {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}\n"
         f"batches of {len(experiment.buckets)} shapes (frames of {', '.join(experiment.dims)}): "
-        f"{' '.join(map(str, experiment.buckets))}; real frames {', '.join(f'{u:.0%}' for u in used)}\n"
+        f"{' '.join(map(str, experiment.buckets))}; "
+        f"real frames {', '.join(f'{share:.0%}' for share in used)}\n"
         + (f"going on from update {first} of {workdir}" if first else f"writing to {workdir}")
     )  # fmt: skip
 

@@ -84,9 +84,8 @@ def build(
     shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed
     try:
         writer = _Writer(corpus, DTYPES[dtype], nonfinite, progress)
-        builder = _builder_class(corpus, dtype, writer)(
-            data_dir=partial, file_format="array_record"
-        )
+        builder_class = _builder_class(corpus, dtype, writer)
+        builder = builder_class(data_dir=partial, file_format="array_record")
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces sizes it does not know
             tfds.disable_progress_bar()
             builder.download_and_prepare()
@@ -103,7 +102,7 @@ def build(
 
 
 def _builder_class(corpus: Corpus, dtype: str, writer: _Writer):
-    class Builder(tfds.core.GeneratorBasedBuilder):
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = corpus.name
         VERSION = tfds.core.Version("1.0.0")
 
@@ -144,7 +143,7 @@ class _Writer:
                 "modalities": {m: dataclasses.asdict(i) for m, i in corpus.modalities.items()},
                 "sources": {pathlib.Path(f).name: sha256(pathlib.Path(f)) for f in corpus.files},
                 "splits": {},
-                "nonfinite": {m: 0 for m in corpus.modalities} | {"policy": nonfinite},
+                "nonfinite": dict.fromkeys(corpus.modalities, 0) | {"policy": nonfinite},
                 "facts": dict(corpus.facts),
             }
         )
@@ -199,7 +198,7 @@ class _Writer:
                 frame, feature = np.argwhere(bad)[0]
                 raise DataError(
                     f"{example['id']!r} of split {split!r}: `{m}` is {frames[frame, feature]} at "
-                    f"frame {frame}, feature {feature} ({bad.sum()} such values in this utterance); "
+                    f"frame {frame}, feature {feature} ({bad.sum()} such values in it); "
                     "repair the source, or build with --nonfinite=zero"
                 )
             self.metadata["nonfinite"][m] += int(bad.sum())

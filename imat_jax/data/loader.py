@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,8 +60,17 @@ class Split:
         self.steps = self.steps_per_epoch if steps is None else steps
         share = batch_size // process_count
         self.rows = slice(process_index * share, (process_index + 1) * share)
-        # Pure, so caching is safe; workers that read ahead straddle two epochs at most.
-        self.plan = functools.lru_cache(maxsize=2)(self._plan)
+        self._plans: dict[int, list[tuple[Shape, np.ndarray]]] = {}
+
+    def plan(self, epoch: int) -> list[tuple[Shape, np.ndarray]]:
+        """The batches of an epoch: (shape, indices into the dataset)."""
+        # Reading ahead straddles two epochs; the plan is pure, so threads may race here.
+        plans = self._plans
+        if epoch not in plans:
+            made = self._plan(epoch)
+            self._plans = {e: p for e, p in plans.items() if abs(e - epoch) <= 1} | {epoch: made}
+            return made
+        return plans[epoch]
 
     def _plan(self, epoch: int) -> list[tuple[Shape, np.ndarray]]:
         return plan(

@@ -25,8 +25,8 @@ def fit_buckets(
 
     The shapes form a chain (each is at least the one before in every modality), so that a batch
     that a bucket could not fill can always be completed from the next larger one. Examples are
-    sorted by the features they hold; the cuts between buckets minimise the number of padded features
-    by dynamic programming over `candidates` quantiles.
+    sorted by the features they hold; the cuts between buckets minimise the number of padded
+    features by dynamic programming over `candidates` quantiles.
 
     Args:
       lengths: [N, M] frames of each example and modality.

@@ -21,7 +21,7 @@ CONVOLUTIONS = ((10, 5), (8, 4), (4, 2), (4, 2), (4, 2), (1, 1), (1, 1))  # (ker
 
 
 def conv_length(samples: int) -> int:
-    """Frames that wav2vec's encoder makes of so many samples; may be negative, as in the original."""
+    """Frames that wav2vec's encoder makes of so many samples; negative where the original is."""
     for kernel, stride in CONVOLUTIONS:
         samples = (samples - kernel) // stride + 1
     return samples

@@ -5,7 +5,8 @@ Letters: B batch, T/S query/key length, D width, H heads, K width of a head, F i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,27 @@ from flax import nnx
 from flax.typing import Dtype, Initializer
 
 lecun = nnx.initializers.lecun_normal()
+Keys = Iterator[jax.Array] | None  # of dropout, one a layer; None: deterministic
+
+
+def split_keys(key: jax.Array, at_once: int = 64) -> Iterator[jax.Array]:
+    """Keys without end, derived `at_once` together.
+
+    A `fold_in` for each dropout layer, as `nnx.Rngs` does it, is a hash of its own in the compiled
+    program: with thirty layers that is more code to compile than the model.
+    """
+    for block in itertools.count():
+        yield from jax.random.split(jax.random.fold_in(key, block), at_once)
+
+
+def dropout(x: jax.Array, rate: float, keys: Keys) -> jax.Array:
+    """`x` with a share `rate` of its elements zeroed and the others scaled up; `x` if no keys."""
+    if keys is None or rate == 0:
+        return x
+    # 16 random bits an element are half the work of a float, and the scale follows their rounding.
+    cut = round(rate * 2**16)
+    keep = jax.random.bits(next(keys), x.shape, jnp.uint16) >= jnp.uint16(cut)
+    return jnp.where(keep, x * (2**16 / (2**16 - cut)), 0)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
@@ -62,14 +84,14 @@ class SelfAttention(nnx.Module):
         self.head_width = width // heads
         self.qkv = nnx.LinearGeneral(width, (3, heads, self.head_width), **kw)
         self.out = nnx.LinearGeneral((heads, self.head_width), width, axis=(-2, -1), **kw)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
-    def __call__(self, x, mask, *, deterministic: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, x, mask, keys: Keys = None):
         """x [B, T, D], mask [B, T] bool of the keys -> [B, T, D]."""
         q, k, v = jnp.moveaxis(self.qkv(x), 2, 0)  # each [B, T, H, K]
         scores = jnp.einsum("bthk,bshk->bhts", q * self.head_width**-0.5, k)
         weights = masked_softmax(scores, mask[:, None, None, :])  # [B, H, T, S]
-        weights = self.dropout(weights, deterministic=deterministic, rngs=rngs)
+        weights = dropout(weights, self.dropout, keys)
         return self.out(jnp.einsum("bhts,bshk->bthk", weights, v))
 
 
@@ -115,9 +137,9 @@ class OneQueryAttention(nnx.Module):
         self.out = nnx.LinearGeneral(
             (heads, self.head_width), query_width, axis=(-2, -1), **(kw | {"kernel_init": out_init})
         )
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
-    def __call__(self, q, x, mask, *, deterministic: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, q, x, mask, keys: Keys = None):
         """q [B, D_q], x [B, S, D_k], mask [B, S] bool -> ([B, D_q], weights [B, H, S])."""
         key, value, bias = (
             p[...].astype(self.dtype) for p in (self.key.kernel, self.value.kernel, self.value.bias)
@@ -125,7 +147,7 @@ class OneQueryAttention(nnx.Module):
         q = self.query(q) * self.head_width**-0.5  # [B, H, K]
         seen = jnp.einsum("bhk,dhk->bhd", q, key)  # the query as the frames see it
         weights = masked_softmax(jnp.einsum("bhd,bsd->bhs", seen, x), mask[:, None, :])
-        kept = self.dropout(weights, deterministic=deterministic, rngs=rngs)
+        kept = dropout(weights, self.dropout, keys)
         context = jnp.einsum("bhs,bsd->bhd", kept, x)
         # The bias is weighed by the sum of the weights: 1, but for dropout and for a row with no
         # frame at all, where attention must add nothing.
@@ -135,7 +157,7 @@ class OneQueryAttention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two dense layers with a GELU between, computed as the erf (Flax's default is its tanh fit)."""
+    """Two dense layers with a GELU between: the exact one (Flax's default is a tanh fit)."""
 
     def __init__(self, width: int, inner: int, *, kernel_init, dtype, param_dtype, rngs: nnx.Rngs):
         kw = dict(kernel_init=kernel_init, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -154,10 +176,10 @@ class Residual(nnx.Module):
             raise ValueError(f'norm is "pre" or "post", not {norm!r}')
         self.pre = norm == "pre"
         self.norm = layer_norm(width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
-    def __call__(self, x, f: Callable, *, deterministic: bool, rngs: nnx.Rngs | None = None):
-        y = self.dropout(f(self.norm(x) if self.pre else x), deterministic=deterministic, rngs=rngs)
+    def __call__(self, x, f: Callable, keys: Keys = None):
+        y = dropout(f(self.norm(x) if self.pre else x), self.dropout, keys)
         return x + y if self.pre else self.norm(x + y)
 
 

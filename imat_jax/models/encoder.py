@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer
 
-from imat_jax.models.attention import FeedForward, Residual, SelfAttention, layer_norm, lecun
+from imat_jax.models import attention
+from imat_jax.models.attention import FeedForward, Keys, Residual, SelfAttention, layer_norm, lecun
 
 
 class EncoderLayer(nnx.Module):
@@ -25,11 +26,10 @@ class EncoderLayer(nnx.Module):
         self.ffn = FeedForward(width, ffn, kernel_init=kernel_init, **kw)
         self.residuals = nnx.List([Residual(width, norm=norm, dropout=dropout, **kw) for _ in "ab"])
 
-    def __call__(self, x, mask, *, deterministic: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, x, mask, keys: Keys = None):
         """x [B, T, D], mask [B, T] -> [B, T, D]."""
-        kw = dict(deterministic=deterministic, rngs=rngs)
-        x = self.residuals[0](x, lambda y: self.attention(y, mask, **kw), **kw)
-        return self.residuals[1](x, self.ffn, **kw)
+        x = self.residuals[0](x, lambda y: self.attention(y, mask, keys), keys)
+        return self.residuals[1](x, self.ffn, keys)
 
 
 class Encoder(nnx.Module):
@@ -39,8 +39,8 @@ class Encoder(nnx.Module):
       features: D_in, the width of the SSL features.
       width: D; None keeps D_in and makes no projection.
       layers: number of self-attention layers; may be 0.
-      cls_token: "learned" puts a trained vector in front; "first" takes the first feature (`<s>` of the
-        RoBERTa family), and the length stays T.
+      cls_token: "learned" puts a trained vector in front; "first" takes the first feature (`<s>` of
+        the RoBERTa family), and the length stays T.
       positions: "learned" (a row a position, as published), "sinusoidal" or "none".
       max_frames: rows of the learned table, CLS not counted.
       input_norm: LayerNorm after the positions.
@@ -89,8 +89,8 @@ class Encoder(nnx.Module):
             init = nnx.initializers.normal(0.02)
             self.table = nnx.Param(init(rngs.params(), (rows, self.width), param_dtype))
         self.input_norm = layer_norm(self.width, **kw) if input_norm else nnx.data(None)
-        self.input_dropout = nnx.Dropout(input_dropout)
-        self.dropout = nnx.Dropout(dropout)
+        self.input_dropout = input_dropout
+        self.dropout = dropout
         layer = dict(norm=norm, dropout=dropout, attention_dropout=attention_dropout)
         self.layers = nnx.List(
             [
@@ -102,15 +102,14 @@ class Encoder(nnx.Module):
         final = norm == "pre" and layers > 0
         self.final_norm = layer_norm(self.width, **kw) if final else nnx.data(None)
 
-    def __call__(self, x, mask, *, deterministic: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, x, mask, keys: Keys = None):
         """x [B, T, D_in], mask [B, T] bool -> (x [B, T', D], mask [B, T']), T' = T or T + 1."""
-        kw = dict(deterministic=deterministic, rngs=rngs)
         if x.shape[-1] != self.features:
             raise ValueError(f"features of width {x.shape[-1]}; the model takes {self.features}")
         x = jnp.where(mask[..., None], x, 0).astype(
             self.dtype
         )  # padding may hold anything, NaN too
-        x = self.input_dropout(x, **kw)
+        x = attention.dropout(x, self.input_dropout, keys)
         if self.project is not None:
             x = self.project(x)
         if self.cls is not None:
@@ -121,10 +120,10 @@ class Encoder(nnx.Module):
         if self.input_norm is not None:
             x = self.input_norm(x)
         if self.cls is not None or self.input_norm is not None:
-            x = self.dropout(x, **kw)
+            x = attention.dropout(x, self.dropout, keys)
         x = jnp.where(mask[..., None], x, 0)
         for layer in self.layers:
-            x = layer(x, mask, **kw)
+            x = layer(x, mask, keys)
         if self.final_norm is not None:
             x = self.final_norm(x)
         return x, mask

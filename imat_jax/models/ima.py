@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 
-from imat_jax.models.attention import FeedForward, OneQueryAttention, Residual, layer_norm
+from imat_jax.models.attention import FeedForward, Keys, OneQueryAttention, Residual, layer_norm
 
 
 class IMALayer(nnx.Module):
@@ -25,18 +25,17 @@ class IMALayer(nnx.Module):
             [Residual(query_width, norm=norm, dropout=dropout, **kw) for _ in "ab"]
         )
 
-    def __call__(self, q, x, mask, *, deterministic: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, q, x, mask, keys: Keys = None):
         """q [B, D_q], x [B, S, D_k], mask [B, S] -> ([B, D_q], weights [B, H, S])."""
-        kw = dict(deterministic=deterministic, rngs=rngs)
         weights = None
 
         def attend(y):
             nonlocal weights
-            y, weights = self.attention(y, x, mask, **kw)
+            y, weights = self.attention(y, x, mask, keys)
             return y
 
-        q = self.residuals[0](q, attend, **kw)
-        return self.residuals[1](q, self.ffn, **kw), weights
+        q = self.residuals[0](q, attend, keys)
+        return self.residuals[1](q, self.ffn, keys), weights
 
 
 class IMAStack(nnx.Module):
@@ -49,11 +48,11 @@ class IMAStack(nnx.Module):
         parts = {k: kw[k] for k in ("dtype", "param_dtype", "rngs")}
         self.final_norm = layer_norm(query_width, **parts) if norm == "pre" else nnx.data(None)
 
-    def __call__(self, q, x, mask, *, deterministic: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, q, x, mask, keys: Keys = None):
         """q [B, D_q], x [B, S, D_k], mask [B, S] -> ([B, D_q], weights [B, layers, H, S])."""
         weights = []
         for layer in self.layers:
-            q, w = layer(q, x, mask, deterministic=deterministic, rngs=rngs)
+            q, w = layer(q, x, mask, keys)
             weights.append(w)
         if self.final_norm is not None:
             q = self.final_norm(q)

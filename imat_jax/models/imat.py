@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from imat_jax.models.attention import lecun
+from imat_jax.models import attention
+from imat_jax.models.attention import Keys, lecun, split_keys
 from imat_jax.models.encoder import Encoder
 from imat_jax.models.ima import IMAStack
 
@@ -38,8 +39,8 @@ class IMAT(nnx.Module):
     For each query modality m: c_m is position 0 of its encoder, r_mn = IMA stack (c_m, frames of n)
     for every other modality n, and
 
-        hadamard  f_m = prod_n r_mn                  (published; c_m alone where no other is present)
-        concat    f_m = [c_m; r_mn ...]              (zeros where n is absent)
+        hadamard  f_m = prod_n r_mn            (published; c_m where no other is present)
+        concat    f_m = [c_m; r_mn ...]        (zeros where n is absent)
         gated     f_m = sum of softmax gates over c_m and the present r_mn
 
     then outputs = head([f_text; f_audio; f_vision]). **Missing modalities**: a row whose mask of m
@@ -156,19 +157,19 @@ class IMAT(nnx.Module):
           key modality's CLS first where it has a learned one. Under jit, an extra that is not used
           is not computed.
         """
+        keys = None if deterministic else split_keys(rngs.dropout())
         masks = {m: batch[f"{m}_mask"] for m in self.modalities}
-        if not deterministic and self.modality_dropout > 0:
-            masks = drop_modalities(masks, self.modality_dropout, rngs.dropout())
+        if keys and self.modality_dropout > 0:
+            masks = drop_modalities(masks, self.modality_dropout, next(keys))
         present = {m: masks[m].any(axis=1, keepdims=True) for m in self.modalities}  # [B, 1]
-        kw = dict(deterministic=deterministic, rngs=rngs)
         extras, frames = {}, {}
         for m in self.modalities:
-            frames[m] = self.encoders[m](batch[m], masks[m], **kw)
+            frames[m] = self.encoders[m](batch[m], masks[m], keys)
             extras[f"cls/{m}"] = frames[m][0][:, 0]
         for m, n in self.pairs:
             # An absent modality has no frame, not even its learned CLS.
             x, mask = frames[n]
-            r, weights = self.stacks[_pair(m, n)](extras[f"cls/{m}"], x, mask & present[n], **kw)
+            r, weights = self.stacks[_pair(m, n)](extras[f"cls/{m}"], x, mask & present[n], keys)
             extras[f"cls/{m}<-{n}"], extras[f"ima/{m}<-{n}"] = r, weights
         for m in self.modalities:
             others = [n for n in self.modalities if n != m]
@@ -176,7 +177,7 @@ class IMAT(nnx.Module):
             fused = self._fuse(m, extras[f"cls/{m}"], results)
             extras[f"fused/{m}"] = jnp.where(present[m], fused, 0)
         joint = jnp.concatenate([extras[f"fused/{m}"] for m in self.modalities], axis=-1)
-        return self.head(joint, **kw), extras
+        return self.head(joint, keys), extras
 
     def _fuse(self, m: str, c: jax.Array, results: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
         """c [B, D] and (r [B, D], present [B, 1]) of the other modalities -> f_m."""
@@ -204,13 +205,12 @@ class Head(nnx.Module):
             init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         self.dense = nnx.Linear(features, hidden, kernel_init=init, rngs=rngs, **kw)
         self.out = nnx.Linear(hidden, outputs, kernel_init=init, rngs=rngs, **kw)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
-    def __call__(self, x, *, deterministic: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, x, keys: Keys = None):
         """x [B, D] -> [B, K], float32 or wider."""
-        kw = dict(deterministic=deterministic, rngs=rngs)
-        x = self.dropout(jnp.tanh(self.dense(self.dropout(x, **kw))), **kw)
-        x = self.out(x)
+        x = jnp.tanh(self.dense(attention.dropout(x, self.dropout, keys)))
+        x = self.out(attention.dropout(x, self.dropout, keys))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -15,10 +15,10 @@ that sees a subset S of the modalities is an exact finite sum:
 
     sum over symbols s_S of max over labels y of P(y, s_S)            (`bayes_accuracy`)
 
-That is the ceiling of a model, since a sequence gives its symbol away without error: the symbol is a
-code vector added to a few *event* frames, which also carry a marker; *distractor* frames carry code
-vectors of random symbols without the marker; the background is autocorrelated Gaussian noise that
-is orthogonal to codes and marker. So one has to find the right frames, not to average all.
+That is the ceiling of a model, since a sequence gives its symbol away without error: the symbol is
+a code vector added to a few *event* frames, which also carry a marker; *distractor* frames carry
+code vectors of random symbols without the marker; the background is autocorrelated Gaussian noise,
+orthogonal to codes and marker. So one has to find the right frames, not to average all of them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,30 @@
+"""CMU-MOSI sentiment in [-3, 3].
+
+python -m imat_jax.build --source=npz --input=mosi_text_audio.npz --output=data/mosi
+python -m imat_jax.train --config=configs/mosi.py --workdir=runs/mosi
+python -m imat_jax.build --source=npz --input=mosi400.npz --output=data/mosi400
+python -m imat_jax.train --config=configs/mosi.py:corpus=mosi400 --workdir=runs/mosi400
+"""
+
+from __future__ import annotations
+
+from configs import common
+
+# {corpus: modalities}
+CORPORA = {"mosi": "text+audio", "mosi400": "text+audio+vision"}
+
+
+def get_config(arg: str = ""):
+    arg = common.parse(arg, corpus="mosi", modalities="")
+    if arg.corpus not in CORPORA:
+        raise ValueError(f"corpus is one of {', '.join(CORPORA)}, not {arg.corpus!r}")
+    c = common.get_config()
+    c.dataset = f"data/{arg.corpus}"
+    c.modalities = arg.modalities or CORPORA[arg.corpus]
+    c.epochs = 30
+    c.data.buckets = 2
+    c.model.dropout = 0.3
+    c.model.input_dropout = 0.2
+    c.model.head_dropout = 0.3
+    c.optim.weight_decay = 0.05
+    return c

@@ -1,0 +1,28 @@
+"""RAVDESS: eight acted emotions, actors 1-16 / 17-20 / 21-24; speech and facial action units.
+
+python -m imat_jax.build --source=npz --input=ravdess.npz --output=data/ravdess
+python -m imat_jax.train --config=configs/ravdess.py --workdir=runs/ravdess
+"""
+
+from __future__ import annotations
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    # The two sentences are the same for all emotions: text says nothing, so it is left out.
+    arg = common.parse(arg, modalities="audio+vision")
+    c = common.get_config()
+    c.dataset = "data/ravdess"
+    c.modalities = arg.modalities
+    c.epochs = 40
+    c.data.buckets = 1
+    c.model.width = 64
+    c.model.dropout = 0.3
+    c.model.attention_dropout = 0.1
+    c.model.input_dropout = 0.2
+    c.model.head_dropout = 0.3
+    c.model.modality_dropout = 0.1
+    c.task.label_smoothing = 0.1
+    c.optim.weight_decay = 0.05
+    return c

@@ -1,0 +1,41 @@
+"""Strict dtypes and ranks, 8 simulated CPU devices, warnings as errors; no network."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+from hypothesis import settings
+
+from imat_jax.data import builder
+from imat_jax.data.dataset import Dataset
+from imat_jax.data.sources import synthetic
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A fixed set of examples: a failure is a failure of the code, not of the day.
+settings.register_profile("imat", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("imat")
+
+
+@pytest.fixture(scope="session")
+def corpora() -> pathlib.Path:
+    """The folder of the real corpora: $IMAT_DATA, or shared/data beside the repository."""
+    default = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("IMAT_DATA", default))
+    if not (folder / "ravdess.npz").is_file():
+        pytest.skip("real corpora are not there; set IMAT_DATA to the folder of ravdess.npz")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory) -> Dataset:
+    """The embedded corpus in a small size."""
+    path = tmp_path_factory.mktemp("data") / "tiny"
+    sizes = {"train": 96, "valid": 40, "test": 50}
+    builder.build(synthetic.corpus(sizes), path, progress=False)
+    return Dataset.open(path)
