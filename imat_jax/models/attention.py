@@ -152,7 +152,7 @@ class OneQueryAttention(nnx.Module):
         # The bias is weighed by the sum of the weights: 1, but for dropout and for a row with no
         # frame at all, where attention must add nothing.
         heads = jnp.einsum("bhd,dhk->bhk", context, value)
-        heads += bias * kept.sum(axis=-1, keepdims=True)
+        heads += bias[None] * kept.sum(axis=-1, keepdims=True)
         return self.out(heads), weights
 
 

@@ -132,7 +132,7 @@ class Encoder(nnx.Module):
         if self.positions == "none":
             return x
         if self.positions == "sinusoidal":
-            return x + sinusoids(x.shape[1], self.width).astype(x.dtype)
+            return x + sinusoids(x.shape[1], self.width).astype(x.dtype)[None]
         if x.shape[1] > len(self.table):
             raise ValueError(
                 f"{x.shape[1]} positions, CLS included, but the learned table has "

@@ -159,6 +159,20 @@ def test_dense_and_fast_are_the_same_function(seed, training):
     same_function(DenseSSEFT(**sizes).train(training), FastSSEFT(**sizes).train(training), batch)
 
 
+@BOTH
+def test_a_gap_in_a_mask_uses_up_no_position(network):
+    """Real frames with padding among them count as the same frames with the padding at the end."""
+    sizes, batch = random_network_and_batch(4)
+    model = network(**sizes).double().eval()
+    packed = dict(batch)
+    for m in GOLDEN_NAME:
+        order = batch[f"{m}_mask"].int().argsort(dim=1, descending=True, stable=True)
+        packed[f"{m}_mask"] = batch[f"{m}_mask"].gather(1, order)
+        packed[m] = batch[m].gather(1, order[..., None].expand_as(batch[m]))
+    assert not all(torch.equal(packed[m], batch[m]) for m in ("audio", "vision"))
+    torch.testing.assert_close(model(packed)[0], model(batch)[0], rtol=0, atol=1e-12)
+
+
 def test_absorbed_values_keep_their_bias_under_attention_dropout(monkeypatch):
     """Dropped-out weights do not sum to 1. Scaling stands in for dropout, to be repeatable."""
     sizes, batch = random_network_and_batch(1, sa_layers=0)
