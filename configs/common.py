@@ -54,6 +54,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model = ml_collections.ConfigDict()
     # "imat" (projections to one width, an encoder for text too) or "sseft" (as published).
     c.model.name = "imat"
+    # Feature widths that the dataset must have; 0: any.
+    c.model.features = ml_collections.ConfigDict({"text": 0, "audio": 0, "vision": 0})
     # Common width of the streams; 0: each keeps its features' width.
     c.model.width = 64
     # Self-attention layers of each encoder, layers of each IMA stack, heads, feed-forward width.
@@ -65,6 +67,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.cls_token = "learned"
     # "learned", "sinusoidal" or "none".
     c.model.positions = "sinusoidal"
+    # LayerNorm on the stream before its first layer; it takes away how strong a frame is.
+    c.model.input_norm = True
     # LayerNorm "pre" or "post" (published) each block.
     c.model.norm = "post"
     # What joins the IMA results of a query modality: "hadamard" (published), "concat", "gated".

@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app
 
@@ -24,18 +25,31 @@ class UsageError(ValueError):
     """A wrong flag, config key or combination: one line for the user, no traceback."""
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """`absl.app.run` that prints a `UsageError` or `DataError` as one line and exits with 1."""
+def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
+    """`absl.app.run` that ends on bad input with one line and status 1, not with a traceback.
+
+    Args:
+      main: the program; bad input is its `UsageError` or `DataError`.
+      define_flags: called first; looks into the config that the command line names.
+    """
 
     def guarded(argv: list[str]) -> None:
         logging.getLogger("absl").setLevel(logging.WARNING)
         try:
             main(argv)
         except (UsageError, DataError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            fail(error)
 
+    try:
+        define_flags()
+    except UsageError as error:
+        fail(error)
     app.run(guarded)
+
+
+def fail(error: Exception) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
 
 
 def main() -> None:
@@ -47,5 +61,4 @@ def main() -> None:
         sys.exit(0 if verb in ("-h", "--help") else 2)
     sys.argv = [f"imat {verb}", *sys.argv[2:]]
     module = importlib.import_module(f"imat_jax.{verb}")
-    module.define_flags()
-    run(module.main)
+    run(module.main, module.define_flags)

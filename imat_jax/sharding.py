@@ -41,7 +41,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % ways:
+    if batch_size <= 0 or batch_size % ways:
         raise UsageError(
             f"batch_size {batch_size} does not divide over the {ways} devices of the mesh axes "
             f"data={mesh.shape['data']} and fsdp={mesh.shape['fsdp']}"

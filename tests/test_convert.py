@@ -50,7 +50,7 @@ def test_missing_parameters_are_listed(state_dict):
     partial = {k: v for k, v in state_dict.items() if not k.startswith("layers_tv.1.fc2")}
     with pytest.raises(KeyError, match=r"2 parameters are missing.*layers_tv\.1\.fc2"):
         convert.sseft(partial)
-    with pytest.raises(KeyError, match="not an SSE-FT state dict.*holds nothing"):
+    with pytest.raises(KeyError, match=r"not an SSE-FT state dict.*holds nothing"):
         convert.sseft({})
 
 

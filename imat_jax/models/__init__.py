@@ -23,7 +23,7 @@ def make(config, dims: Mapping[str, int], outputs: int, rngs: nnx.Rngs, *, dtype
     """
     if config.name not in MODELS:
         raise ValueError(f"model.name is one of {MODELS}, not {config.name!r}")
-    options = {k: v for k, v in config.items() if k != "name"}
+    options = {k: v for k, v in config.items() if k not in ("name", "features")}
     options |= {k: v or None for k, v in options.items() if k in ("width", "head_width")}
     if config.name == "sseft":
         # What makes it the published system is not up to the config.

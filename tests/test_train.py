@@ -1,0 +1,256 @@
+"""The programs as a user runs them: train, resume, evaluate, and how they fail."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from imat_jax import cli, evaluate, experiment, report, rundir, train
+from imat_jax.checkpoint import Checkpoints
+from imat_jax.data import builder
+from imat_jax.data.corpus import DataError
+from imat_jax.data.dataset import Dataset
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = {
+    "model.width": 8, "model.heads": 2, "model.ffn": 8, "model.head_width": 8,
+    "data.buckets": 2, "batch_size": 16, "steps": 14, "eval_steps": 5, "log_steps": 1,
+}  # fmt: skip
+
+
+def small_config(dataset, **changes):
+    config = common.get_config()
+    config.dataset = str(dataset.path)
+    config.update_from_flattened_dict(SMALL | changes)
+    return config
+
+
+def command(program, workdir, dataset, **changes):
+    """The command line of a small run in a process of its own, on one device."""
+    flags = [f"--config.{k}={v}" for k, v in (SMALL | changes).items()]
+    base = [sys.executable, "-m", f"imat_jax.{program}", "--config=configs/tiny.py"]
+    return [*base, f"--workdir={workdir}", f"--config.dataset={dataset.path}", *flags]
+
+
+def environment():
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+
+def run(*args, **kw):
+    kw = dict(cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300) | kw
+    return subprocess.run(list(map(str, args)), **kw)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_dataset, tmp_path_factory):
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(*command("train", workdir, tiny_dataset))
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def state_of(workdir):
+    """All that the last checkpoint holds, as it lies on disk."""
+    import orbax.checkpoint as ocp
+
+    manager = ocp.CheckpointManager(workdir / "checkpoints" / "last")
+    state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
+    manager.close()
+    return state
+
+
+def assert_same_run(one, other):
+    """Parameters, optimiser state, step, key, metrics and predictions, bit by bit."""
+    a, b = state_of(one), state_of(other)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    assert (one / "results.json").read_bytes() == (other / "results.json").read_bytes()
+    outputs = [np.load(w / "predictions" / "test.npz")["outputs"] for w in (one, other)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_run_leaves_what_it_promises(finished, tiny_dataset):
+    workdir, done = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["valid"]["examples"] == 40 and results["test"]["examples"] == 50
+    assert results["dataset"] == tiny_dataset.fingerprint
+    assert 0 <= results["trivial"]["test"]["acc"] <= results["ceiling"]["test"] <= 1
+    lines = rundir.read_metrics(workdir)
+    losses = [line["step"] for line in lines if "loss" in line]
+    valid = {line["step"]: line for line in lines if "valid/loss" in line}
+    assert losses == list(range(1, 15)) and list(valid) == [0, 5, 10, 14]
+    best = max(line["valid/acc"] for line in valid.values())
+    assert results["selected"]["valid"] == best == results["valid"]["acc"]
+    assert results["selected"]["step"] == next(
+        s for s, v in valid.items() if v["valid/acc"] == best
+    )
+    for name in ("training", "valid", "test"):
+        assert (workdir / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+    assert "selected: update" in done.stdout and "constant" in done.stdout
+    assert list((workdir / "tensorboard").iterdir())
+    assert not list(workdir.rglob("*partial*"))
+
+
+def test_a_finished_run_started_again_trains_no_further(finished, tiny_dataset):
+    workdir, _ = finished
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = run(*command("train", workdir, tiny_dataset))
+    assert again.returncode == 0 and "going on from update 14" in again.stdout
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def start_and_signal(arguments, workdir, number, at_step):
+    """Start a run, raise `number` once update `at_step` is logged, return its exit status."""
+    with subprocess.Popen(
+        list(map(str, arguments)), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and process.poll() is None:
+            if any(line["step"] >= at_step for line in rundir.read_metrics(workdir)):
+                break
+            time.sleep(0.005)
+        process.send_signal(number)
+        process.communicate()
+    return process.returncode
+
+
+@pytest.mark.parametrize("at_step", [1, 7])
+def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path, at_step):
+    arguments = command("train", tmp_path / "cut", tiny_dataset)
+    assert start_and_signal(arguments, tmp_path / "cut", signal.SIGTERM, at_step) == 143
+    assert at_step <= Checkpoints(tmp_path / "cut").last_step < 14
+    assert not (tmp_path / "cut" / "results.json").exists()
+    assert run(*arguments).returncode == 0
+    assert_same_run(finished[0], tmp_path / "cut")
+
+
+def test_sigkill_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path):
+    arguments = command("train", tmp_path / "cut", tiny_dataset)
+    assert start_and_signal(arguments, tmp_path / "cut", signal.SIGKILL, 8) == -signal.SIGKILL
+    assert run(*arguments).returncode == 0
+    assert_same_run(finished[0], tmp_path / "cut")
+
+
+def test_evaluate_scores_the_selected_checkpoint_again(finished, tmp_path):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_bytes()
+    done = run(sys.executable, "-m", "imat_jax.evaluate", f"--workdir={workdir}", "--split=test")
+    assert done.returncode == 0 and "acc" in done.stdout
+    assert (workdir / "results.json").read_bytes() == before
+
+
+def test_eight_devices_train_like_one(finished, tiny_dataset, tmp_path):
+    config = small_config(tiny_dataset, **{"model.dropout": 0.0, "model.attention_dropout": 0.0})
+    assert jax.device_count() == 8
+    train.train(config, tmp_path / "eight")
+    flags = {"model.dropout": 0.0, "model.attention_dropout": 0.0}
+    assert run(*command("train", tmp_path / "one", tiny_dataset, **flags)).returncode == 0
+    curves = [
+        [line["loss"] for line in rundir.read_metrics(tmp_path / name) if "loss" in line]
+        for name in ("one", "eight")
+    ]
+    np.testing.assert_allclose(*curves, rtol=1e-4)
+
+
+def test_a_nonfinite_loss_names_the_batch_and_keeps_the_last_good_checkpoint(tmp_path):
+    from imat_jax.data.sources import synthetic
+
+    corpus = synthetic.corpus({"train": 48, "valid": 8, "test": 8})
+    builder.build(corpus, tmp_path / "d", dtype="float32", progress=False)
+    dataset = Dataset.open(tmp_path / "d")
+    config = small_config(dataset, **{"optim.lr": 1e30, "optim.schedule": "constant",
+                                      "optim.warmup": 0.0, "eval_steps": 1})  # fmt: skip
+    with pytest.raises(DataError, match=r"update \d+: loss .*batch of train-0000\d\d, ") as error:
+        train.train(config, tmp_path / "run")
+    last = Checkpoints(tmp_path / "run").last_step
+    assert f"last good checkpoint is that of step {last};" in str(error.value)
+    for value in jax.tree.leaves(state_of(tmp_path / "run")["params"]):
+        assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.optim.lrr=1"], "optim.lrr"),
+        (["--config.model.wdith=1"], "model.wdith"),
+        (["--config.modalities=text+smell"], "text+audio+vision, not 'smell'"),
+        (["--config.dataset=nowhere"], "nowhere: no dataset there"),
+        (["--config.model.fusion=sum"], "fusion is one of"),
+        (["--config.model.features.text=1024"], "model.features.text is 1024"),
+        (["--config.batch_size=0"], "batch_size"),
+        (["--config.selection=f1"], "selection='f1' is no metric"),
+        (["--config.mesh.data=3"], "does not cover the 1 devices"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_1(tiny_dataset, tmp_path, arguments, message):
+    arguments = [*command("train", tmp_path / "run", tiny_dataset), *arguments]
+    done = run(*arguments)
+    assert done.returncode == 1, done.stderr
+    error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and message in error[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_config_argument_lists_the_known_ones(tmp_path):
+    done = run(sys.executable, "-m", "imat_jax.train", "--config=configs/tiny.py:modality=text",
+               f"--workdir={tmp_path / 'run'}")  # fmt: skip
+    assert done.returncode == 1
+    assert (
+        "unknown config argument 'modality=text'; known, with defaults: modalities=" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished, tiny_dataset):
+    workdir, _ = finished
+    config = small_config(tiny_dataset, **{"epochs": 8, "optim.lr": 0.5})
+    with pytest.raises(cli.UsageError, match=r"optim\.lr: 0\.001 -> 0\.5"):
+        train.train(config, workdir)
+
+
+def test_report_gives_mean_and_deviation_over_seeds(tmp_path, tiny_dataset):
+    for seed, acc in enumerate((0.5, 0.7)):
+        config = small_config(tiny_dataset, seed=seed)
+        rundir.start(tmp_path / str(seed), config, tiny_dataset)
+        scores = {"examples": 50, "acc": acc, "bacc": acc, "wf1": acc, "macro_f1": acc}
+        rundir.write_json(
+            tmp_path / str(seed) / "results.json",
+            {"protocol": "p", "dataset": "d", "modalities": ["text"], "parameters": 9, "seed": seed,
+             "test": scores, "trivial": {"test": scores | {"acc": 0.25}}},
+        )  # fmt: skip
+    rundir.start(tmp_path / "2", small_config(tiny_dataset, seed=2), tiny_dataset)
+    runs, unfinished = report.collect([str(tmp_path)])
+    text = report.markdown(runs, "test")
+    assert "| imat text | 9 | 2 | 0.600 ± 0.141 |" in text  # sample deviation
+    assert "| best constant answer | | | 0.250 |" in text
+    assert unfinished == [tmp_path / "2"]
+
+
+@pytest.mark.parametrize("mode", ["published", "corrected"])
+def test_the_published_variant_trains(tmp_path, tiny_dataset, mode):
+    changes = {"model.name": "sseft", "data.mode": mode, "model.heads": 4, "steps": 2,
+               "batch_size": 8, "data.standardize": False}  # fmt: skip
+    config = small_config(tiny_dataset, **changes)
+    results = train.train(config, tmp_path / "run")
+    assert np.isfinite(results["test"]["acc"])
+    made = experiment.make(config)
+    assert made.buckets[-1] == (512, 935, 300) if mode == "published" else made.buckets[-1][0] <= 24
+
+
+def test_evaluate_of_an_empty_run_says_so(tmp_path, tiny_dataset):
+    rundir.start(tmp_path, small_config(tiny_dataset), tiny_dataset)
+    with pytest.raises(cli.UsageError, match="no checkpoint yet"):
+        evaluate.evaluate(experiment.make(small_config(tiny_dataset)), tmp_path, ["test"])
