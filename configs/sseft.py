@@ -4,8 +4,8 @@
     python -m imat_jax.train --config=configs/sseft.py:dataset=data/mosei,mode=published …
 
 Hyper-parameters are those of the repository's second MOSEI run (2 encoder layers, 1 IMA layer, 2
-heads, batch 8, Adam 3e-4 with linear decay), which it logs at Acc-7 55.7 on test. Ours has not been run
-on MOSEI: its features are not public. `features=any` takes a dataset of other widths.
+heads, batch 8, Adam 3e-4 with linear decay), which it logs at Acc-7 55.7 on test. Ours has not been
+run on MOSEI: its features are not public. `features=any` takes a dataset of other widths.
 """
 
 from __future__ import annotations

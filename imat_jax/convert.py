@@ -65,23 +65,23 @@ def sseft(state_dict: Mapping[str, Any], *, num_heads: int = 4, **options) -> IM
       ValueError: an array's shape does not fit the others; it is named.
     """
     arrays = {_short(name): value for name, value in state_dict.items()}
-    sizes = ("layers_a.0.fc1.weight", "layers_at.0.self_attn.k_proj_weight")
-    sizes += ("layers_av.0.self_attn.k_proj_weight", HEAD + "out_proj.weight")
-    sizes += ("embed_positions_a.weight", "embed_positions_v.weight")
-    _require(arrays, sizes)
-    fc1, at, av, out, table_a, table_v = (np.shape(arrays[name]) for name in sizes)
-    model = IMAT(
-        {"text": at[1], "audio": fc1[1], "vision": av[1]},
-        out[0],
+    names = ("layers_a.0.fc1.weight", "layers_at.0.self_attn.k_proj_weight")
+    names += ("layers_av.0.self_attn.k_proj_weight", HEAD + "out_proj.weight")
+    names += ("embed_positions_a.weight", "embed_positions_v.weight")
+    _require(arrays, names)
+    fc1, at, av, out, table_a, table_v = (np.shape(arrays[name]) for name in names)
+    sizes = dict(
+        dims={"text": at[1], "audio": fc1[1], "vision": av[1]},
+        outputs=out[0],
         heads=num_heads,
         encoder_layers={"text": 0} | {m: _count(arrays, LETTER[m]) for m in ("audio", "vision")},
         ima_layers=_count(arrays, "at"),
         ffn=fc1[0],
         # The reference's tables begin with a row that is never read, then padding's (zeros), CLS's.
         max_frames={"text": 0, "audio": table_a[0] - 3, "vision": table_v[0] - 3},
-        rngs=nnx.Rngs(0),
-        **(SSEFT | options),
     )
+    # Shapes only: every parameter comes from the state dict.
+    model = nnx.eval_shape(lambda: IMAT(**sizes, **(SSEFT | options), rngs=nnx.Rngs(0)))
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     places = [_place(path, model) for path, _ in flat]
     _require(arrays, [place.name for place in places])

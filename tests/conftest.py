@@ -16,6 +16,8 @@ from imat_jax.data.sources import synthetic
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiling takes longer than running here; the programs' own processes run optimised code.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # A fixed set of examples: a failure is a failure of the code, not of the day.
 settings.register_profile("imat", deadline=None, derandomize=True, max_examples=50)

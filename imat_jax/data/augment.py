@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import jax
-import jax.numpy as jnp
 
 
 def augment(
@@ -33,7 +32,7 @@ def augment(
     for i, m in enumerate(modalities):
         keys = jax.random.split(jax.random.fold_in(key, i), 4)
         x, mask = out[m], out[f"{m}_mask"]
-        rows, frames, dim = x.shape
+        rows, _, dim = x.shape
         if scale:
             x = x * (1 + scale * jax.random.normal(keys[0], (rows, 1, dim), x.dtype))
         if shift:

@@ -48,7 +48,7 @@ def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
       scores: [..., S].
       mask: bool, broadcastable to `scores`.
     """
-    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    wide = at_least_float32(scores)
     # A finite floor, not -inf: the row maximum of a fully masked row stays finite, and so do its
     # gradients.
     wide = jnp.where(mask, wide, jnp.finfo(wide.dtype).min)
@@ -181,6 +181,10 @@ class Residual(nnx.Module):
     def __call__(self, x, f: Callable, keys: Keys = None):
         y = dropout(f(self.norm(x) if self.pre else x), self.dropout, keys)
         return x + y if self.pre else self.norm(x + y)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def layer_norm(width: int, *, dtype, param_dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:

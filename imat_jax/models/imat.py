@@ -210,8 +210,7 @@ class Head(nnx.Module):
     def __call__(self, x, keys: Keys = None):
         """x [B, D] -> [B, K], float32 or wider."""
         x = jnp.tanh(self.dense(attention.dropout(x, self.dropout, keys)))
-        x = self.out(attention.dropout(x, self.dropout, keys))
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return attention.at_least_float32(self.out(attention.dropout(x, self.dropout, keys)))
 
 
 def drop_modalities(
