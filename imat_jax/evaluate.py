@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,9 +31,15 @@ def define_flags() -> None:
 
 
 def evaluate(
-    experiment: Experiment, workdir: str | os.PathLike, splits: list[str]
+    experiment: Experiment,
+    workdir: str | os.PathLike,
+    splits: list[str],
+    step: Callable | None = None,
 ) -> dict[str, Any]:
     """Score the selected checkpoint of `workdir` on `splits`; returns and writes its results.
+
+    Args:
+      step: of `inference.make_step`, where there is a compiled one.
 
     Raises:
       UsageError: the run has no selected checkpoint yet.
@@ -41,7 +48,7 @@ def evaluate(
     checkpoints = Checkpoints(workdir)
     if checkpoints.best_step is None:
         raise UsageError(f"{workdir} has no checkpoint yet; train it first")
-    params = checkpoints.restore_best(experiment.init(jax.random.key(0)))
+    params = checkpoints.restore_best(experiment.abstract_params())
     path = workdir / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
     results |= {
@@ -57,7 +64,7 @@ def evaluate(
         "parameters": int(sum(p.size for p in jax.tree.leaves(params))),
     }
     checkpoints.close()
-    step = inference.make_step(experiment.graphdef, experiment.statistics)
+    step = step or inference.make_step(experiment.graphdef, experiment.statistics)
     train_label = experiment.dataset.index("train")["label"]
     for name in splits:
         index = experiment.dataset.index(name)

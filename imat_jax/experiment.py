@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,15 +57,23 @@ class Experiment:
 
     def init(self, key: jax.Array) -> nnx.State:
         """Fresh parameters, made where they will live."""
-        build = jax.jit(
-            lambda key: nnx.state(_model(self.config, self.dims, self.task, key), nnx.Param),
-            out_shardings=sharding.replicated(self.mesh),
+        return jax.jit(self._params, out_shardings=sharding.replicated(self.mesh))(key)
+
+    def abstract_params(self) -> nnx.State:
+        """Shapes, dtypes and placement of the parameters, to restore a checkpoint into."""
+        where = sharding.replicated(self.mesh)
+        return jax.tree.map(
+            lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=where),
+            jax.eval_shape(self._params, jax.random.key(0)),
         )
-        return build(key)
+
+    def _params(self, key: jax.Array) -> nnx.State:
+        return nnx.state(_model(self.config, self.dims, self.task, key), nnx.Param)
 
 
 def make(config: ml_collections.ConfigDict) -> Experiment:
     """Raises `UsageError` or `DataError` where the config does not fit itself or the dataset."""
+    _keep_compiled_programs()
     dataset = Dataset.open(config.dataset)
     dims = configs.modalities(config, dataset.dims)
     mesh = sharding.make_mesh(config.mesh)
@@ -100,6 +109,13 @@ def make(config: ml_collections.ConfigDict) -> Experiment:
         buckets=buckets,
         selection=config.selection or task.headline,
     )
+
+
+def _keep_compiled_programs() -> None:
+    """A second run of the same shapes starts in seconds; JAX_COMPILATION_CACHE_DIR says where."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
 
 
 def _model(config, dims: Mapping[str, int], task: tasks.Task, key: jax.Array):

@@ -217,7 +217,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
         rundir.read_metrics(workdir), experiment.selection, workdir / "plots/training.png"
     )
     splits = [s for s in ("valid", "test") if s in dataset.splits]
-    results = evaluate.evaluate(experiment, workdir, splits)
+    results = evaluate.evaluate(experiment, workdir, splits, infer)
     selected = results["selected"]
     print(
         f"\nselected: update {selected['step']}, validation {selected['metric']} "

@@ -4,15 +4,18 @@ import os
 import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # the programs that tests start share it
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
-import jax
-import pytest
-from hypothesis import settings
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
-from imat_jax.data import builder
-from imat_jax.data.dataset import Dataset
-from imat_jax.data.sources import synthetic
+from imat_jax.data import builder  # noqa: E402
+from imat_jax.data.dataset import Dataset  # noqa: E402
+from imat_jax.data.sources import synthetic  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
