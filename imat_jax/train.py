@@ -64,7 +64,7 @@ def make_update(experiment: Experiment, tx: optax.GradientTransformation):
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         state = state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
-        return state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     return jax.jit(update, donate_argnums=0)
 
@@ -73,6 +73,10 @@ def validate(experiment: Experiment, step, params: Any, split: loader.Split) -> 
     """{`valid/loss`, `valid/METRIC`, …} of the whole validation split."""
     label = experiment.dataset.index("valid")["label"]
     outputs = inference.outputs(step, params, split, experiment.mesh, experiment.config.data)
+    bad = ~np.isfinite(outputs).all(axis=1)
+    if bad.any():
+        ids = experiment.dataset.index("valid")["id"][bad]
+        raise DataError(f"outputs are not finite for {len(ids)} utterances, such as {ids[0]}")
     loss = float(experiment.task.loss(jnp.asarray(outputs), jnp.asarray(label)).mean())
     scores = {"loss": loss} | experiment.task.score(label, outputs)
     if experiment.selection not in scores:
@@ -181,7 +185,13 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
             if due and not stop.raised:
                 settle(0)
                 clock.pause()
-                scores = validate(experiment, infer, state["params"], valid_split)
+                try:
+                    scores = validate(experiment, infer, state["params"], valid_split)
+                except DataError as error:
+                    raise DataError(
+                        f"validation after update {step}: {error}. The last good checkpoint is "
+                        f"that of step {checkpoints.last_step}; lower optim.lr"
+                    ) from error
                 writer.write(step, scores)
                 if _better(scores[f"valid/{experiment.selection}"], best, experiment.selection):
                     best = scores[f"valid/{experiment.selection}"]

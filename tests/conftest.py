@@ -7,7 +7,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # the programs that tests start share it
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Eight devices on two busy cores may wait for each other longer than XLA's 40 s.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
