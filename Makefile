@@ -37,7 +37,7 @@ $(VENV)/ready-torch: $(VENV)/ready
 	touch $@
 
 test-torch: $(VENV)/ready-torch
-	$(BIN)/python -m pytest tests/torch --override-ini addopts='-q --strict-markers --strict-config'
+	$(BIN)/python -m pytest tests/with_torch --override-ini addopts='-q --strict-markers --strict-config'
 
 results: $(VENV)/ready data/tiny
 	PATH=$(BIN):$$PATH launch/results.sh
