@@ -1,11 +1,13 @@
-"""Our step and forward pass beside PyTorch's, same work, one run: python benchmarks/train_step.py
+"""Our step and forward pass beside PyTorch's, same work, one run.
+
+    python benchmarks/train_step.py [--lengths=real]
 
 Published sizes (1024/512/256 features, 2 + 2 layers, 4 heads), batch 4, float32, L1 loss, AdamW,
 dropout 0.1 in the step. Three programs: ours; `DenseSSEFT`, a plain PyTorch module of what the
-reference computes; `FastSSEFT`, the best PyTorch we could write (one query, absorbed, fused
-AdamW). Rounds alternate between them; the table gives medians and ratios, and the matmul rate of the machine
-beside what we reach of it. `--lengths=real` gives ours and the best PyTorch real lengths (text 13,
-audio 400, vision 120) and leaves the dense reference its fixed padding.
+reference computes; `FastSSEFT`, the best PyTorch we could write (one query, absorbed, fused AdamW).
+Rounds alternate between them; the table gives medians and ratios, and the matmul rate of the
+machine beside what we reach of it. `--lengths=real` gives ours and the best PyTorch real lengths
+(text 13, audio 400, vision 120) and leaves the dense reference its fixed padding.
 """
 
 from __future__ import annotations
