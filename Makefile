@@ -2,7 +2,7 @@
 # make test     the tests, on 8 simulated CPU devices
 # make lint     what CI checks besides: ruff
 # make test-torch   parity with PyTorch, in the same environment plus the extra [torch]
-# make results  every run behind the tables of the README (about an hour on 2 cores; needs IMAT_DATA)
+# make results  every run behind the tables of the README (long; the real corpora need IMAT_DATA)
 
 PYTHON ?= python3
 VENV := .venv

@@ -44,7 +44,6 @@ class Encoder(nnx.Module):
       positions: "learned" (a row a position, as published), "sinusoidal" or "none".
       max_frames: rows of the learned table, CLS not counted.
       input_norm: LayerNorm after the positions.
-      cls_init, positions_init: published: zeros (by accident, `sse_ft` 3.7) and N(0, 0.02).
     """
 
     def __init__(
