@@ -175,7 +175,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
                 )
             if step % config.log_steps == 0:
                 writer.write(step, values)
-                rate = clock.lap(step)
+                rate = clock.lap()
                 writer.write(step, rate, file="timing")
                 bar.set_postfix(loss=f"{values['loss']:.3f}", utt_per_s=f"{rate['utt_per_s']:.0f}")
 
@@ -278,7 +278,7 @@ class _Clock:
     def resume(self) -> None:
         self._paused += time.perf_counter() - self._pause_start
 
-    def lap(self, step: int) -> dict[str, float]:
+    def lap(self) -> dict[str, float]:
         seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
         values = {"utt_per_s": self.utterances / seconds, "input_wait": self._waited / seconds}
         self.__init__()

@@ -44,7 +44,6 @@ class Dataset:
         builder = tfds.builder_from_directory(path)
         features = builder.info.features
         dims = {m: features[m].shape[-1] for m in MODALITIES if m in features}
-        builder.info.metadata.load_metadata(path) if not builder.info.metadata else None
         return cls(path, builder, dims, dict(builder.info.metadata or {}))
 
     @property
