@@ -46,7 +46,7 @@ def ours(state_dict: dict, batch: dict, target: np.ndarray) -> tuple[Callable, C
     graphdef, params = nnx.split(convert.sseft(state_dict, num_heads=4), nnx.Param)
     tx = optax.adamw(1e-3, b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.1)
     batch, target = jax.tree.map(jnp.asarray, (batch, target))
-    key = jax.random.key(0, impl="rbg")
+    key = jax.random.key(0)
 
     def loss(params, key):
         model = nnx.merge(graphdef, params)

@@ -16,9 +16,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.seed = 0
     # Directory of the dataset, as `imat_jax.build` wrote it.
     c.dataset = "data/tiny"
-    # Random numbers: "rbg" is the fastest to compile and to run; "threefry2x32" draws the same on
-    # CPU, GPU and TPU.
-    c.prng = "rbg"
     # Which modalities the model sees, joined by "+".
     c.modalities = "text+audio+vision"
     # Passes over the training split.
@@ -63,7 +60,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.ima_layers = 1
     c.model.heads = 4
     c.model.ffn = 128
-    # Position 0 of each stream: "learned", or "first" (the first feature, such as <s>).
+    # Position 0 of each stream: "learned", "statistics" (a projection of the frames' mean and
+    # deviation), or "first" (the first feature, such as <s>).
     c.model.cls_token = "learned"
     # "learned", "sinusoidal" or "none".
     c.model.positions = "sinusoidal"

@@ -56,7 +56,7 @@ def make_update(experiment: Experiment, tx: optax.GradientTransformation):
         return (loss * batch["weight"]).sum() / jnp.maximum(batch["weight"].sum(), 1)
 
     def update(state, batch):
-        rng = jax.random.wrap_key_data(state["rng"], impl=experiment.config.prng)
+        rng = jax.random.wrap_key_data(state["rng"])
         key = jax.random.fold_in(rng, state["step"])
         if experiment.statistics:
             batch = standardize(batch, experiment.statistics)
@@ -110,7 +110,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     ################################################################################
     # State and steps
     ################################################################################
-    key = jax.random.key(config.seed, impl=config.prng)
+    key = jax.random.key(config.seed)
     tx = optim.make(config.optim, total)
     params = experiment.init(jax.random.fold_in(key, 0))
     state = {

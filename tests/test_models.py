@@ -12,7 +12,9 @@ from flax import nnx
 from golden_arrays import sseft_batch, sseft_state_dict, sseft_target
 
 from imat_jax import convert
-from imat_jax.models.attention import OneQueryAttention, dropout, masked_softmax, split_keys
+from imat_jax.models.attention import OneQueryAttention, masked_softmax
+from imat_jax.models.dropout import dropout, layer_keys, random_bits
+from imat_jax.models.encoder import frame_moments
 from imat_jax.models.imat import IMAT, drop_modalities
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -149,7 +151,7 @@ def test_one_query_form_weighs_the_value_bias_by_dropout():
     model.value.bias[...] = jnp.full((2, 4), 100.0)
     q, x, mask = jnp.ones((1, 8)), jnp.zeros((1, 6, 8)), jnp.ones((1, 6), bool)
     _, weights = model(q, x, mask)
-    keys = [split_keys(jax.random.key(3)) for _ in range(2)]
+    keys = [layer_keys(jax.random.key(3)) for _ in range(2)]
     got, _ = model(q, x, mask, keys[0])
     kept = dropout(weights, 0.5, keys[1]).sum(axis=-1, keepdims=True)  # [1, H, 1]
     np.testing.assert_allclose(got, model.out(100.0 * jnp.broadcast_to(kept, (1, 2, 4))), rtol=1e-5)
@@ -157,9 +159,12 @@ def test_one_query_form_weighs_the_value_bias_by_dropout():
 
 @pytest.mark.parametrize("fusion", ["hadamard", "concat", "gated"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("missing", [("text",), ("vision",), ("text", "audio")])
-def test_padding_of_an_absent_modality_is_never_read(fusion, norm, missing):
-    model, batch = make(fusion=fusion, norm=norm), make_batch()
+@pytest.mark.parametrize(
+    ("cls_token", "missing"),
+    [("learned", ("text",)), ("learned", ("vision",)), ("statistics", ("text", "audio"))],
+)
+def test_padding_of_an_absent_modality_is_never_read(fusion, norm, cls_token, missing):
+    model, batch = make(fusion=fusion, norm=norm, cls_token=cls_token), make_batch()
     for m in missing:
         batch[f"{m}_mask"] = batch[f"{m}_mask"].at[1:3].set(False)
     expected = run(model, batch)[0]
@@ -172,8 +177,9 @@ def test_padding_of_an_absent_modality_is_never_read(fusion, norm, missing):
         np.testing.assert_array_equal(run(model, padded)[0], expected)
 
 
-def test_gradients_are_finite_when_padding_is_not():
-    model, batch = make(), make_batch()
+@pytest.mark.parametrize("cls_token", ["learned", "statistics"])
+def test_gradients_are_finite_when_padding_is_not(cls_token):
+    model, batch = make(cls_token=cls_token), make_batch()
     batch["audio_mask"] = batch["audio_mask"].at[0].set(False)
     batch["audio"] = jnp.where(batch["audio_mask"][..., None], batch["audio"], jnp.nan)
     graphdef, params = nnx.split(model, nnx.Param)
@@ -181,9 +187,10 @@ def test_gradients_are_finite_when_padding_is_not():
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
 
 
+@pytest.mark.parametrize("cls_token", ["learned", "statistics", "first"])
 @pytest.mark.parametrize("fusion", ["hadamard", "concat", "gated"])
-def test_rows_do_not_depend_on_each_other_nor_on_padding_length(fusion):
-    model, batch = make(fusion=fusion), make_batch()
+def test_rows_do_not_depend_on_each_other_nor_on_padding_length(fusion, cls_token):
+    model, batch = make(fusion=fusion, cls_token=cls_token), make_batch()
     whole, _ = run(model, batch)
     one = {k: v[2:3] for k, v in batch.items()}
     longer = {k: jnp.pad(v, [(0, 0), (0, 5)] + [(0, 0)] * (v.ndim - 2)) for k, v in one.items()}
@@ -213,7 +220,7 @@ def test_hadamard_with_two_present_is_the_published_two_modality_form():
 
 @pytest.mark.parametrize("names", [("text",), ("audio", "vision"), ("text", "audio", "vision")])
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "none"])
-@pytest.mark.parametrize("cls_token", ["learned", "first"])
+@pytest.mark.parametrize("cls_token", ["learned", "statistics", "first"])
 def test_any_subset_and_options(names, positions, cls_token):
     dims = {m: DIMS[m] for m in names}
     model = make(dims, outputs=2, positions=positions, cls_token=cls_token, width=None)
@@ -230,6 +237,17 @@ def test_attention_weights_are_a_distribution_over_real_frames():
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
     real = jnp.pad(batch["audio_mask"], ((0, 0), (1, 0)), constant_values=True)
     assert not jnp.where(real[:, None, None], 0, weights).any()
+
+
+def test_statistics_are_of_the_real_frames():
+    x = np.random.default_rng(0).normal(3, 2, (3, 7, 4)).astype(np.float32)
+    mask = np.arange(7) < np.array([[7], [3], [0]])
+    mean, deviation = np.split(frame_moments(jnp.where(mask[..., None], x, 0), mask), 2, axis=1)
+    for row, frames in enumerate((7, 3)):
+        np.testing.assert_allclose(mean[row], x[row, :frames].mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(deviation[row], x[row, :frames].std(axis=0), rtol=1e-4)
+    assert np.abs(mean[2]).max() == 0
+    assert deviation[2].max() < 1e-5
 
 
 def test_dropout_depends_on_the_key_and_only_in_training():
@@ -251,21 +269,41 @@ def test_dropout_depends_on_the_key_and_only_in_training():
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_keeps_the_mean_and_the_rate(rate):
     x = jnp.ones((200, 500))
-    got = dropout(x, rate, split_keys(jax.random.key(0)))
+    got = dropout(x, rate, layer_keys(jax.random.key(0)))
     assert float((got == 0).mean()) == pytest.approx(rate, abs=0.005)
     assert float(got.mean()) == pytest.approx(1, abs=0.01)
 
 
-def test_split_keys_never_repeat():
-    stream = split_keys(jax.random.key(0), at_once=4)
-    drawn = {tuple(jax.random.key_data(next(stream)).tolist()) for _ in range(20)}
-    assert len(drawn) == 20
+def test_layer_keys_never_repeat():
+    stream = layer_keys(jax.random.key(0), at_once=4)
+    assert len({tuple(next(stream).tolist()) for _ in range(20)}) == 20
+
+
+def test_dropout_bits_are_uniform_and_independent():
+    shape = (16, 4096)
+    stream = layer_keys(jax.random.key(1))
+    layers = np.stack([np.asarray(random_bits(next(stream), shape)) for _ in range(4)])
+    bits = np.unpackbits(layers.view(np.uint8), bitorder="little").reshape(4, -1, 32) - 0.5
+    n = bits.shape[1]
+    assert np.abs(bits.mean(axis=1)).max() < 0.5 * 5 / n**0.5  # each bit is a fair coin
+    for a, b in [
+        (bits[0], bits[1]),  # another layer
+        (bits[0, :-1], bits[0, 1:]),  # the next element
+        (bits[0, : -shape[1]], bits[0, shape[1] :]),  # the element below
+    ]:
+        assert np.abs(4 * (a.T @ b) / len(a)).max() < 6 / len(a) ** 0.5
+
+
+def test_dropout_bits_depend_on_the_place_alone():
+    words = jnp.array([3, 5], jnp.uint32)
+    whole = random_bits(words, (6, 8))
+    np.testing.assert_array_equal(whole.reshape(48), random_bits(words, (48,)))
 
 
 def test_modality_dropout_leaves_every_row_something():
     masks = {m: jnp.ones((4000, 2), bool) for m in DIMS}
     masks["text"] = masks["text"].at[:1000].set(False)
-    got = drop_modalities(masks, 0.5, jax.random.key(0))
+    got = drop_modalities(masks, 0.5, next(layer_keys(jax.random.key(0))))
     present = np.stack([np.asarray(mask.any(axis=1)) for mask in got.values()], axis=1)
     assert present.any(axis=1).all()
     assert not present[:1000, 0].any()  # what was missing stays missing

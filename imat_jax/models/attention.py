@@ -5,36 +5,16 @@ Letters: B batch, T/S query/key length, D width, H heads, K width of a head, F i
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype, Initializer
 
+from imat_jax.models.dropout import Keys, dropout
+
 lecun = nnx.initializers.lecun_normal()
-Keys = Iterator[jax.Array] | None  # of dropout, one a layer; None: deterministic
-
-
-def split_keys(key: jax.Array, at_once: int = 64) -> Iterator[jax.Array]:
-    """Keys without end, derived `at_once` together.
-
-    A `fold_in` for each dropout layer, as `nnx.Rngs` does it, is a hash of its own in the compiled
-    program: with thirty layers that is more code to compile than the model.
-    """
-    for block in itertools.count():
-        yield from jax.random.split(jax.random.fold_in(key, block), at_once)
-
-
-def dropout(x: jax.Array, rate: float, keys: Keys) -> jax.Array:
-    """`x` with a share `rate` of its elements zeroed and the others scaled up; `x` if no keys."""
-    if keys is None or rate == 0:
-        return x
-    # 16 random bits an element are half the work of a float, and the scale follows their rounding.
-    cut = round(rate * 2**16)
-    keep = jax.random.bits(next(keys), x.shape, jnp.uint16) >= jnp.uint16(cut)
-    return jnp.where(keep, x * (2**16 / (2**16 - cut)), 0)
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:

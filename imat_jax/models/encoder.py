@@ -8,8 +8,15 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer
 
-from imat_jax.models import attention
-from imat_jax.models.attention import FeedForward, Keys, Residual, SelfAttention, layer_norm, lecun
+from imat_jax.models.attention import (
+    FeedForward,
+    Residual,
+    SelfAttention,
+    at_least_float32,
+    layer_norm,
+    lecun,
+)  # fmt: skip
+from imat_jax.models.dropout import Keys, dropout
 
 
 class EncoderLayer(nnx.Module):
@@ -39,8 +46,9 @@ class Encoder(nnx.Module):
       features: D_in, the width of the SSL features.
       width: D; None keeps D_in and makes no projection.
       layers: number of self-attention layers; may be 0.
-      cls_token: "learned" puts a trained vector in front; "first" takes the first feature (`<s>` of
-        the RoBERTa family), and the length stays T.
+      cls_token: "learned" puts a trained vector in front, "statistics" a projection of the frames'
+        mean and deviation (what a linear model would read); "first" takes the first feature (`<s>`
+        of the RoBERTa family), and the length stays T.
       positions: "learned" (a row a position, as published), "sinusoidal" or "none".
       max_frames: rows of the learned table, CLS not counted.
       input_norm: LayerNorm after the positions.
@@ -67,8 +75,8 @@ class Encoder(nnx.Module):
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if cls_token not in ("learned", "first"):
-            raise ValueError(f'cls_token is "learned" or "first", not {cls_token!r}')
+        if cls_token not in ("learned", "statistics", "first"):
+            raise ValueError(f'cls_token is "learned", "statistics" or "first", not {cls_token!r}')
         if positions not in ("learned", "sinusoidal", "none"):
             raise ValueError(f'positions is "learned", "sinusoidal" or "none", not {positions!r}')
         kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -82,9 +90,12 @@ class Encoder(nnx.Module):
         self.cls = nnx.data(None)
         if cls_token == "learned":
             self.cls = nnx.Param(jnp.zeros((self.width,), param_dtype))
+        self.summarize = nnx.data(None)
+        if cls_token == "statistics":
+            self.summarize = nnx.Linear(2 * features, self.width, kernel_init=kernel_init, **kw)
         self.table = nnx.data(None)
         if positions == "learned":
-            rows = max_frames + (cls_token == "learned")
+            rows = max_frames + (cls_token != "first")
             init = nnx.initializers.normal(0.02)
             self.table = nnx.Param(init(rngs.params(), (rows, self.width), param_dtype))
         self.input_norm = layer_norm(self.width, **kw) if input_norm else nnx.data(None)
@@ -108,18 +119,23 @@ class Encoder(nnx.Module):
         x = jnp.where(mask[..., None], x, 0).astype(
             self.dtype
         )  # padding may hold anything, NaN too
-        x = attention.dropout(x, self.input_dropout, keys)
+        cls = None
+        if self.cls is not None:
+            cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), self.width))
+        elif self.summarize is not None:
+            moments = dropout(frame_moments(x, mask), self.input_dropout, keys)
+            cls = self.summarize(moments.astype(x.dtype))
+        x = dropout(x, self.input_dropout, keys)
         if self.project is not None:
             x = self.project(x)
-        if self.cls is not None:
-            cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, self.width))
-            x = jnp.concatenate([cls, x], axis=1)
+        if cls is not None:
+            x = jnp.concatenate([cls[:, None], x], axis=1)
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         x = self._add_positions(x, mask)
         if self.input_norm is not None:
             x = self.input_norm(x)
-        if self.cls is not None or self.input_norm is not None:
-            x = attention.dropout(x, self.dropout, keys)
+        if cls is not None or self.input_norm is not None:
+            x = dropout(x, self.dropout, keys)
         x = jnp.where(mask[..., None], x, 0)
         for layer in self.layers:
             x = layer(x, mask, keys)
@@ -140,6 +156,20 @@ class Encoder(nnx.Module):
         # The published index is the count of real frames so far (fairseq), not the frame number.
         index = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
         return x + self.table[...].astype(x.dtype)[jnp.maximum(index, 0)]
+
+
+def frame_moments(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """x [B, T, D], zero where not `mask` [B, T] -> mean and deviation [B, 2 D], at least float32.
+
+    Of the real frames; zero where there is none.
+    """
+    x = at_least_float32(x)
+    frames = jnp.maximum(mask.sum(axis=1, dtype=x.dtype), 1)[:, None]  # [B, 1]
+    mean = x.sum(axis=1) / frames
+    centred = jnp.where(mask[..., None], x - mean[:, None], 0)
+    # The floor keeps the gradient of a constant feature finite, for encoders trained end to end.
+    deviation = jnp.sqrt(jnp.maximum((centred**2).sum(axis=1) / frames, 1e-12))
+    return jnp.concatenate([mean, deviation], axis=1)
 
 
 def sinusoids(length: int, width: int) -> jax.Array:

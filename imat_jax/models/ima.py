@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 
-from imat_jax.models.attention import FeedForward, Keys, OneQueryAttention, Residual, layer_norm
+from imat_jax.models.attention import FeedForward, OneQueryAttention, Residual, layer_norm
+from imat_jax.models.dropout import Keys
 
 
 class IMALayer(nnx.Module):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from imat_jax.models import attention
-from imat_jax.models.attention import Keys, lecun, split_keys
+from imat_jax.models.attention import at_least_float32, lecun
+from imat_jax.models.dropout import Keys, dropout, keep, layer_keys
 from imat_jax.models.encoder import Encoder
 from imat_jax.models.ima import IMAStack
 
@@ -157,7 +157,7 @@ class IMAT(nnx.Module):
           key modality's CLS first where it has a learned one. Under jit, an extra that is not used
           is not computed.
         """
-        keys = None if deterministic else split_keys(rngs.dropout())
+        keys = None if deterministic else layer_keys(rngs.dropout())
         masks = {m: batch[f"{m}_mask"] for m in self.modalities}
         if keys and self.modality_dropout > 0:
             masks = drop_modalities(masks, self.modality_dropout, next(keys))
@@ -209,21 +209,21 @@ class Head(nnx.Module):
 
     def __call__(self, x, keys: Keys = None):
         """x [B, D] -> [B, K], float32 or wider."""
-        x = jnp.tanh(self.dense(attention.dropout(x, self.dropout, keys)))
-        return attention.at_least_float32(self.out(attention.dropout(x, self.dropout, keys)))
+        x = jnp.tanh(self.dense(dropout(x, self.dropout, keys)))
+        return at_least_float32(self.out(dropout(x, self.dropout, keys)))
 
 
 def drop_modalities(
-    masks: Mapping[str, jax.Array], rate: float, key: jax.Array
+    masks: Mapping[str, jax.Array], rate: float, words: jax.Array
 ) -> dict[str, jax.Array]:
     """Drop each modality of each row with probability `rate`; a row left with none keeps all.
 
     masks: {modality: [B, T] bool}; returned with dropped ones all False.
     """
     present = jnp.stack([mask.any(axis=1) for mask in masks.values()], axis=1)  # [B, M]
-    keep = jax.random.bernoulli(key, 1 - rate, present.shape)
-    keep |= ~(keep & present).any(axis=1, keepdims=True)
-    return {m: mask & keep[:, i, None] for i, (m, mask) in enumerate(masks.items())}
+    kept = keep(words, rate, present.shape)
+    kept |= ~(kept & present).any(axis=1, keepdims=True)
+    return {m: mask & kept[:, i, None] for i, (m, mask) in enumerate(masks.items())}
 
 
 def _of(value, modality: str):
