@@ -68,11 +68,12 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x, mask, keys: Keys = None):
         """x [B, T, D], mask [B, T] bool of the keys -> [B, T, D]."""
-        q, k, v = jnp.moveaxis(self.qkv(x), 2, 0)  # each [B, T, H, K]
-        scores = jnp.einsum("bthk,bshk->bhts", q * self.head_width**-0.5, k)
+        # Heads before frames: the batched products then read and write whole matrices.
+        q, k, v = jnp.transpose(self.qkv(x), (2, 0, 3, 1, 4))  # each [B, H, T, K]
+        scores = jnp.einsum("bhtk,bhsk->bhts", q * self.head_width**-0.5, k)
         weights = masked_softmax(scores, mask[:, None, None, :])  # [B, H, T, S]
         weights = dropout(weights, self.dropout, keys)
-        return self.out(jnp.einsum("bhts,bshk->bthk", weights, v))
+        return self.out(jnp.einsum("bhts,bhsk->bhtk", weights, v).swapaxes(1, 2))
 
 
 class OneQueryAttention(nnx.Module):
