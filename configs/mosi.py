@@ -21,10 +21,11 @@ def get_config(arg: str = ""):
     c = common.get_config()
     c.dataset = f"data/{arg.corpus}"
     c.modalities = arg.modalities or CORPORA[arg.corpus]
-    c.epochs = 30
+    c.epochs = 16
     c.data.buckets = 2
-    c.model.dropout = 0.3
-    c.model.input_dropout = 0.2
-    c.model.head_dropout = 0.3
-    c.optim.weight_decay = 0.05
+    # Chosen by 5-fold cross-validation over the training and validation videos of `mosi`.
+    c.model.cls_token = "statistics"
+    c.model.input_dropout = 0.4
+    c.model.head_dropout = 0.1
+    c.optim.weight_decay = 3.0
     return c

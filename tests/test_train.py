@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -112,25 +111,38 @@ def test_a_finished_run_started_again_trains_no_further(finished, tiny_dataset):
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def start_and_signal(arguments, workdir, number, at_step):
-    """Start a run, raise `number` once update `at_step` is logged, return its exit status."""
-    with subprocess.Popen(
-        list(map(str, arguments)), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and process.poll() is None:
-            if any(line["step"] >= at_step for line in rundir.read_metrics(workdir)):
-                break
-            time.sleep(0.005)
-        process.send_signal(number)
-    return process.returncode
+# `imat_jax.train` in a process that sends itself a signal once an update is logged: at the same
+# place however fast the machine is.
+SIGNALLED = """
+import os, runpy, sys
+from imat_jax import rundir
+number, at_step = int(sys.argv[1]), int(sys.argv[2])
+del sys.argv[1:3]
+write = rundir.MetricWriter.write
+
+def write_and_signal(self, step, *args, **kw):
+    global at_step
+    write(self, step, *args, **kw)
+    if step >= at_step:
+        at_step = float("inf")
+        os.kill(os.getpid(), number)
+
+rundir.MetricWriter.write = write_and_signal
+runpy.run_module("imat_jax.train", run_name="__main__")
+"""
+
+
+def run_and_signal(arguments, number, at_step):
+    """Run, raise `number` in it once update `at_step` is logged, return its exit status."""
+    python, module, program, *flags = arguments
+    assert (module, program) == ("-m", "imat_jax.train")
+    return run(python, "-c", SIGNALLED, int(number), at_step, *flags).returncode
 
 
 @pytest.mark.parametrize("at_step", [1, 7])
 def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path, at_step):
     arguments = command("train", tmp_path / "cut", tiny_dataset)
-    assert start_and_signal(arguments, tmp_path / "cut", signal.SIGTERM, at_step) == 143
+    assert run_and_signal(arguments, signal.SIGTERM, at_step) == 143
     assert at_step <= Checkpoints(tmp_path / "cut").last_step < 14
     assert not (tmp_path / "cut" / "results.json").exists()
     assert run(*arguments).returncode == 0
@@ -139,7 +151,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, t
 
 def test_sigkill_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path):
     arguments = command("train", tmp_path / "cut", tiny_dataset)
-    assert start_and_signal(arguments, tmp_path / "cut", signal.SIGKILL, 8) == -signal.SIGKILL
+    assert run_and_signal(arguments, signal.SIGKILL, 8) == -signal.SIGKILL
     assert run(*arguments).returncode == 0
     assert_same_run(finished[0], tmp_path / "cut")
 
