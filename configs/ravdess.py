@@ -15,15 +15,14 @@ def get_config(arg: str = ""):
     c = common.get_config()
     c.dataset = "data/ravdess"
     c.modalities = arg.modalities
-    c.epochs = 40
-    c.data.buckets = 1
+    c.epochs = 50
+    c.data.buckets = 2
     # Chosen by 5-fold cross-validation over actors 1-20; the test actors had no part in it.
     c.model.cls_token = "statistics"
-    c.model.encoder_layers = 0
     c.model.dropout = 0.1
     c.model.input_dropout = 0.2
     c.model.head_dropout = 0.1
     c.model.modality_dropout = 0.1
     c.task.label_smoothing = 0.1
-    c.optim.weight_decay = 0.05
+    c.optim.weight_decay = 1.0
     return c
