@@ -105,6 +105,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.decay = "kernels"
     # Largest global norm of a gradient; 0: no clipping.
     c.optim.clip = 1.0
+    # Decay of the moving average of the parameters that is validated and kept; 0: the parameters.
+    c.optim.ema = 0.0
 
     c.mesh = ml_collections.ConfigDict()
     # Devices along each axis; -1: all that are left.

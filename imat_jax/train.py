@@ -63,6 +63,11 @@ def make_update(experiment: Experiment, tx: optax.GradientTransformation):
         loss, grads = jax.value_and_grad(loss_fn)(state["params"], batch, key)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
+        if "ema" in state:
+            # A short memory at first, or the initial weights would stay in the average.
+            seen = state["step"].astype(jnp.float32)
+            decay = jnp.minimum(experiment.config.optim.ema, (1 + seen) / (10 + seen))
+            state = state | {"ema": optax.incremental_update(params, state["ema"], 1 - decay)}
         state = state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
         return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
@@ -119,6 +124,8 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
         "step": jnp.zeros((), jnp.int32),
         "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
     }
+    if config.optim.ema:
+        state["ema"] = jax.tree.map(jnp.copy, params)  # a buffer of its own: the state is donated
     state = jax.device_put(state, sharding.replicated(experiment.mesh))
     update = make_update(experiment, tx)
     infer = inference.make_step(experiment.graphdef, experiment.statistics)
@@ -185,8 +192,9 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
             if due and not stop.raised:
                 settle(0)
                 clock.pause()
+                averaged = state.get("ema", state["params"])
                 try:
-                    scores = validate(experiment, infer, state["params"], valid_split)
+                    scores = validate(experiment, infer, averaged, valid_split)
                 except DataError as error:
                     raise DataError(
                         f"validation after update {step}: {error}. The last good checkpoint is "
@@ -196,7 +204,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
                 if _better(scores[f"valid/{experiment.selection}"], best, experiment.selection):
                     best = scores[f"valid/{experiment.selection}"]
                     if step != checkpoints.best_step:  # else a killed run wrote it already
-                        checkpoints.save_best(step, state["params"], scores)
+                        checkpoints.save_best(step, averaged, scores)
                 clock.resume()
             if due or stop.raised:
                 settle(0)
