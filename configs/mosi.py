@@ -3,8 +3,9 @@
 python -m imat_jax.build --source=npz --input=mosi_text_audio.npz --output=data/mosi
 python -m imat_jax.train --config=configs/mosi.py --workdir=runs/mosi
 
-Expected on `mosi`, test, seeds 0 to 4: mae 0.830 (0.799 to 0.852), acc2_has0 0.814 (0.809 to 0.819);
-about a minute a seed on 2 cores. `mosi400` has the same settings, which were not chosen for it.
+Expected on `mosi`, test, seeds 0 to 4: mae 0.830 (0.799 to 0.852), acc2_has0 0.814
+(0.809 to 0.819); about a minute a seed on 2 cores. `mosi400` has
+the same settings, which were not chosen for it.
 
 python -m imat_jax.build --source=npz --input=mosi400.npz --output=data/mosi400
 python -m imat_jax.train --config=configs/mosi.py:corpus=mosi400 --workdir=runs/mosi400

@@ -2,6 +2,8 @@
 
 python -m imat_jax.build --source=npz --input=ravdess.npz --output=data/ravdess
 python -m imat_jax.train --config=configs/ravdess.py --workdir=runs/ravdess
+
+No expected result yet: the settings are not final (docs/reproduce.md).
 """
 
 from __future__ import annotations
