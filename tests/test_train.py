@@ -184,9 +184,7 @@ def test_eight_devices_train_like_one(library_promotion, tiny_dataset, tmp_path)
     np.testing.assert_allclose(*curves, rtol=1e-4)
 
 
-def test_the_moving_average_is_of_the_parameters_and_is_what_is_kept(
-    library_promotion, tiny_dataset, tmp_path
-):
+def test_the_moving_average_is_of_the_parameters(library_promotion, tiny_dataset, tmp_path):
     config = small_config(tiny_dataset, **{"optim.ema": 0.9, "steps": 3})
     run = experiment.make(config)
     tx = optim.make(config.optim, config.steps)

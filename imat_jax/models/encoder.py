@@ -15,7 +15,7 @@ from imat_jax.models.attention import (
     at_least_float32,
     layer_norm,
     lecun,
-)  # fmt: skip
+)
 from imat_jax.models.dropout import Keys, dropout
 
 
