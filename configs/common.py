@@ -42,6 +42,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.data.max_frames = ml_collections.ConfigDict({"text": 512, "audio": 1024, "vision": 512})
     # "corrected", or "published": SSE-FT's fixed padding, masks and crops (docs/sseft.md).
     c.data.mode = "corrected"
+    # Train on mixtures of two utterances, shares from Beta(mixup, mixup); 0: no mixing.
+    c.data.mixup = 0.0
     # Reading threads, and batches held ready.
     c.data.threads = 4
     c.data.ahead = 8

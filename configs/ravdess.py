@@ -19,11 +19,12 @@ def get_config(arg: str = ""):
     c.modalities = arg.modalities
     c.epochs = 50
     c.data.buckets = 1
+    c.data.mixup = 0.4
     # Chosen by 5-fold cross-validation over actors 1-20.
     c.model.cls_token = "statistics"
     c.model.encoder_layers = 0
     c.model.dropout = 0.1
-    c.model.input_dropout = 0.2
+    c.model.input_dropout = 0.4
     c.model.head_dropout = 0.1
     c.model.modality_dropout = 0.1
     c.task.label_smoothing = 0.1

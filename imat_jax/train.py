@@ -32,6 +32,7 @@ from imat_jax.data import loader, plan
 from imat_jax.data.corpus import DataError
 from imat_jax.data.statistics import standardize
 from imat_jax.experiment import Experiment
+from imat_jax.mixup import mixup
 from imat_jax.tasks import higher_is_better
 
 PREEMPTED = 143  # 128 + SIGTERM: what a requeueing scheduler takes as "run me again"
@@ -48,11 +49,17 @@ def make_update(experiment: Experiment, tx: optax.GradientTransformation):
 
     The loss is the weighted mean over the batch; the randomness of step s is `fold_in(rng, s)`.
     """
+    alpha = experiment.config.data.mixup
 
     def loss_fn(params, batch, key):
         model = nnx.merge(experiment.graphdef, params)
+        if alpha:
+            batch, share, partner = mixup(batch, jax.random.fold_in(key, 1), alpha)
         outputs, _ = model(batch, deterministic=False, rngs=nnx.Rngs(dropout=key))
         loss = experiment.task.loss(outputs, batch["label"])  # [B]
+        if alpha:
+            other = experiment.task.loss(outputs, batch["label"][partner])
+            loss = share * loss + (1 - share) * other
         return (loss * batch["weight"]).sum() / jnp.maximum(batch["weight"].sum(), 1)
 
     def update(state, batch):
