@@ -1,5 +1,6 @@
 """Datasets: what is written, what is refused, what batches hold."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from imat_jax.data import builder, loader, published
-from imat_jax.data.corpus import Corpus, DataError, Modality
+from imat_jax.data import builder, loader, published, records
+from imat_jax.data.corpus import Corpus, DataError, Modality, Utterance
 from imat_jax.data.dataset import Dataset
 from imat_jax.data.sources import npz
 from imat_jax.data.statistics import Moments, standardize
@@ -19,20 +20,21 @@ from imat_jax.data.statistics import Moments, standardize
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def example(i, group=None, **arrays):
-    base = {"id": f"u{i}", "group": group or f"g{i}", "order": -1, "transcript": "é", "label": 0.5}
-    return base | {"text": np.full((i, 3), i, np.float32)} | arrays
+def example(i, group="", **arrays):
+    about = Utterance(f"u{i}", i, {"sentiment": 0.5}, group=group or f"g{i}", transcript="é")
+    return about, {"text": np.full((i, 3), i, np.float32)} | arrays
 
 
 def corpus(train, valid=()):
-    examples = {"train": list(train)} | ({"valid": list(valid)} if valid else {})
+    rows = [("train", *e) for e in train] + [("valid", *e) for e in valid]
     return Corpus(
         name="made",
-        protocol="made",
-        task="sentiment",
+        utterances=[
+            dataclasses.replace(about, row=row, split=split)
+            for row, (split, about, _) in enumerate(rows)
+        ],
         modalities={"text": Modality(dim=3, extractor="counting")},
-        splits={s: lambda rows=rows: iter(rows) for s, rows in examples.items()},
-        sizes={s: len(rows) for s, rows in examples.items()},
+        read=lambda row: rows[row][2],
     )
 
 
@@ -52,9 +54,9 @@ def test_plain_tfds_reads_it(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
-@pytest.mark.parametrize("dtype", builder.DTYPES)
+@pytest.mark.parametrize("dtype", records.DTYPES)
 def test_every_storage_dtype_survives(tmp_path, dtype):
-    values = np.random.RandomState(0).randn(5, 3).astype(builder.DTYPES[dtype])
+    values = np.random.RandomState(0).randn(5, 3).astype(records.DTYPES[dtype])
     dataset = build(tmp_path, [example(1, text=values)], dtype=dtype)
     read = dataset.source("train")[0]["text"]
     assert read.dtype == values.dtype
@@ -116,7 +118,7 @@ def test_nonfinite_values_are_repaired_when_asked_and_counted(tmp_path):
     dataset = build(tmp_path, [example(1, text=bad)], nonfinite="zero")
     read = dataset.source("train")[0]["text"].astype(np.float32)
     np.testing.assert_array_equal(read, [[1, 0, 3], [0, 5, 6]])
-    assert dataset.metadata["nonfinite"] == {"text": 2, "policy": "zero"}
+    assert dataset.metadata["nonfinite"] == {"text": 2, "text_first": "u1", "policy": "zero"}
 
 
 def test_float16_overflow_counts_as_nonfinite(tmp_path):
@@ -162,9 +164,9 @@ def write_npz(path, **change):
 
 def test_npz_is_read_ragged(tmp_path):
     got = npz.corpus(write_npz(tmp_path / "c.npz"))
-    (one,) = got.splits["test"]()
-    assert (one["id"], one["label"], got.task) == ("b", -1, "sentiment")
-    np.testing.assert_array_equal(one["text"], [[3, 4, 5], [6, 7, 8]])
+    (one,) = got.splits()["test"]
+    assert (one.id, one.annotations) == ("b", {"sentiment": -1})
+    np.testing.assert_array_equal(got.read(one.row)["text"], [[3, 4, 5], [6, 7, 8]])
 
 
 @pytest.mark.parametrize(

@@ -1,56 +1,40 @@
 """A corpus into a TFDS dataset (ArrayRecord) that plain `tfds.builder_from_directory` reads.
 
-The records need no TensorFlow: `encoding="bytes"` keeps arrays as they are (bfloat16 included) and
-reads several times faster than TFDS's default lists of floats.
+Identity, groups and splits are checked on the list of utterances, before a feature is read. Then
+shards are written, each by itself, here, in several processes, or by Apache Beam (`beam.py`).
 """
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import io
+import math
+import multiprocessing
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
+from imat_jax.data import checks, protocols, records
 from imat_jax.data.corpus import Corpus, DataError
+from imat_jax.data.records import Shard, Summary
 from imat_jax.data.statistics import Moments
 
-DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
-NONFINITE = ("error", "zero")
 CHECKSUMS = "SHA256SUMS"
+SHARD_BYTES = 1 << 27
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
-
-def features(corpus: Corpus, dtype: str) -> tfds.features.FeaturesDict:
-    """The features of one example; see the table in docs/data.md."""
-    label: Any
-    if corpus.task == "multiclass":
-        label = tfds.features.ClassLabel(names=list(corpus.class_names))
-    elif corpus.task == "sentiment":
-        label = tfds.features.Tensor(shape=(), dtype=np.float32)
-    else:
-        label = tfds.features.Tensor(shape=(len(corpus.class_names),), dtype=np.float32)
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "group": tfds.features.Text(),
-            "order": np.int32,
-            "transcript": tfds.features.Text(),
-            "label": label,
-        }
-        | {
-            m: tfds.features.Tensor(shape=(None, info.dim), dtype=DTYPES[dtype], encoding="bytes")
-            for m, info in corpus.modalities.items()
-        }
-    )
+Engine = Callable[[Sequence[Shard]], Iterable[Summary]]
 
 
 def build(
@@ -61,6 +45,8 @@ def build(
     nonfinite: str = "error",
     overwrite: bool = False,
     progress: bool = True,
+    engine: Engine | None = None,
+    shards: int = 0,
 ) -> dict[str, Any]:
     """Write `corpus` to the directory `output` and return the dataset's metadata.
 
@@ -68,164 +54,245 @@ def build(
     complete, so that a build that was killed leaves nothing at `output`.
 
     Args:
+      corpus: as a source gives it, or with a protocol applied.
       dtype: storage of the features: bfloat16, float16 or float32.
       nonfinite: what to do with NaN and infinity in features: "error", or "zero" to replace them.
         Their number is recorded either way.
+      engine: what writes the shards; default: this process (see `processes` and `beam.engine`).
+      shards: files of each split; 0: one for 128 MB of features.
 
     Raises:
       DataError: duplicate ids in a split, a group in two splits, non-finite features, an array of
         the wrong shape, an output that exists.
     """
+    if nonfinite not in records.NONFINITE:
+        raise ValueError(f"nonfinite is one of {records.NONFINITE}, not {nonfinite!r}")
     output = pathlib.Path(output).absolute()
     if output.exists() and not overwrite:
         raise DataError(f"{output} exists already; give another --output, or --overwrite")
+    if not corpus.utterances:
+        raise DataError(f"{corpus.name} has no example")
+    if not corpus.task:
+        corpus = protocols.apply(corpus)
+    _check_identity(corpus)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.parent / f".{output.name}.building"
     shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed
     try:
-        writer = _Writer(corpus, DTYPES[dtype], nonfinite, progress)
-        builder_class = _builder_class(corpus, dtype, writer)
-        builder = builder_class(data_dir=partial, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces sizes it does not know
-            tfds.disable_progress_bar()
-            builder.download_and_prepare()
-        done = pathlib.Path(builder.data_dir)
-        for split, index in writer.index.items():
-            np.savez(done / f"index-{split}.npz", **{k: np.asarray(v) for k, v in index.items()})
-        _write_checksums(done)
+        done = partial / "done"
+        done.mkdir(parents=True)
+        planned = list(_shards(corpus, done, dtype, nonfinite, shards))
+        run = engine or here(corpus, progress)
+        summaries = list(run(planned))
+        metadata = _metadata(corpus, dtype, nonfinite, summaries)
+        metadata["checks"] = checks.run(corpus, metadata, summaries, progress=progress)
+        _finish(corpus, done, dtype, planned, summaries, metadata)
         if output.exists():
             output.rename(partial / "replaced")
         done.rename(output)
-        return dict(builder.info.metadata)
+        return metadata
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _builder_class(corpus: Corpus, dtype: str, writer: _Writer):
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = corpus.name
-        VERSION = tfds.core.Version("1.0.0")
+def here(corpus: Corpus, progress: bool = True) -> Engine:
+    """The engine that writes one shard after the other in this process."""
 
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=f"{corpus.protocol}: {' + '.join(corpus.modalities)}",
-                features=features(corpus, dtype),
-                metadata=writer.metadata,  # filled while writing; TFDS saves it after that
-                disable_shuffling=True,  # the index files rely on the order of writing
-            )
+    def run(planned: Sequence[Shard]) -> Iterator[Summary]:
+        with _bar(planned, progress) as bar:
+            for shard in planned:
+                yield records.write(shard, corpus.read, bar.update)
 
-        def _split_generators(self, dl_manager):
-            return {split: writer.examples(split) for split in corpus.splits}
-
-        def _generate_examples(self):
-            raise TypeError("_split_generators returns the examples themselves")
-
-    return Builder
+    return run
 
 
-class _Writer:
-    """Checks the examples on their way to disk, and gathers index, statistics and counts."""
+def processes(reopen: Callable[[], Corpus], workers: int, progress: bool = True) -> Engine:
+    """The engine that writes shards in `workers` processes, each of which opens the source anew.
 
-    def __init__(self, corpus: Corpus, dtype, nonfinite: str, progress: bool):
-        if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite is one of {NONFINITE}, not {nonfinite!r}")
-        self.corpus, self.dtype, self.repair, self.progress = corpus, dtype, nonfinite, progress
-        self.moments = {m: Moments(info.dim) for m, info in corpus.modalities.items()}
-        self.index: dict[str, dict[str, list]] = {}
-        self.split_of_group: dict[str, str] = {}
-        self.metadata = tfds.core.MetadataDict(
-            {
-                "protocol": corpus.protocol,
-                "task": corpus.task,
-                "class_names": list(corpus.class_names),
-                "dtype": np.dtype(dtype).name,
-                "modalities": {m: dataclasses.asdict(i) for m, i in corpus.modalities.items()},
-                "sources": {pathlib.Path(f).name: sha256(pathlib.Path(f)) for f in corpus.files},
-                "splits": {},
-                "nonfinite": dict.fromkeys(corpus.modalities, 0) | {"policy": nonfinite},
-                "facts": dict(corpus.facts),
-            }
+    reopen: a function that can be pickled and returns the corpus, as the source gives it.
+    """
+
+    def run(planned: Sequence[Shard]) -> Iterator[Summary]:
+        context = multiprocessing.get_context("spawn")  # threads of libraries do not survive a fork
+        written = context.Value("q", 0)
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(workers, len(planned)), context, initializer=_open, initargs=(reopen, written)
         )
+        with pool, _bar(planned, progress) as bar:
+            futures = [pool.submit(_write_opened, shard) for shard in planned]
+            waiting = set(futures)
+            try:
+                while waiting:
+                    done, waiting = concurrent.futures.wait(waiting, timeout=0.2)
+                    for future in done:
+                        future.result()  # raises what the worker raised
+                    bar.update(written.value - bar.n)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+            yield from (future.result() for future in futures)
 
-    def examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        columns = ("id", "group", "order", "label", *(f"{m}_length" for m in self.moments))
-        index = self.index[split] = {c: [] for c in columns}
+    return run
+
+
+_opened: dict[str, Any] = {}  # of this worker process
+
+
+def _open(reopen: Callable[[], Corpus], written: Any) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _opened.update(corpus=reopen(), written=written)
+
+
+def _die_with_parent() -> None:
+    """Workers of a killed build would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _write_opened(shard: Shard) -> Summary:
+    def advance() -> None:
+        with _opened["written"].get_lock():
+            _opened["written"].value += 1
+
+    return records.write(shard, _opened["corpus"].read, advance)
+
+
+def _bar(planned: Sequence[Shard], progress: bool) -> tqdm.tqdm:
+    total = sum(len(shard.utterances) for shard in planned)
+    return tqdm.tqdm(total=total, desc="build", unit="utt", disable=not progress)
+
+
+def _check_identity(corpus: Corpus) -> None:
+    split_of_group: dict[str, str] = {}
+    for split, utterances in corpus.splits().items():
         seen: set[str] = set()
-        bar = tqdm.tqdm(
-            self.corpus.splits[split](), f"build {split}", self.corpus.sizes[split],
-            unit="utt", disable=not self.progress,
-        )  # fmt: skip
-        for key, example in enumerate(bar):
-            self._check_identity(split, example, seen)
-            for m in self.moments:
-                example[m] = self._frames(split, example, m)
-                index[f"{m}_length"].append(len(example[m]))
-                if split == "train":
-                    self.moments[m].add(example[m].astype(np.float32))
-            for column in ("id", "group", "order", "label"):
-                index[column].append(example[column])
-            yield key, example
-        if not seen:
-            raise DataError(f"split {split!r} of {self.corpus.name} has no example")
-        self._summarize(split)
-
-    def _check_identity(self, split: str, example: dict[str, Any], seen: set[str]) -> None:
-        if example["id"] in seen:
-            raise DataError(
-                f"split {split!r} holds the id {example['id']!r} twice; make ids unique"
-            )
-        seen.add(example["id"])
-        other = self.split_of_group.setdefault(example["group"], split)
-        if other != split:
-            raise DataError(
-                f"group {example['group']!r} is in split {other!r} and, with id "
-                f"{example['id']!r}, in {split!r}: a speaker, video or dialogue must stay in one "
-                "split, or the test score is worth nothing; split by group"
-            )
-
-    def _frames(self, split: str, example: dict[str, Any], m: str) -> np.ndarray:
-        frames, dim = np.asarray(example[m]), self.corpus.modalities[m].dim
-        if frames.ndim != 2 or frames.shape[1] != dim:
-            raise DataError(
-                f"{example['id']!r}: `{m}` has shape {frames.shape}, not (frames, {dim})"
-            )
-        with np.errstate(over="ignore"):  # beyond float16's range; found below as infinity
-            frames = frames.astype(self.dtype)
-        bad = ~np.isfinite(frames.astype(np.float32))
-        if bad.any():
-            if self.repair == "error":
-                frame, feature = np.argwhere(bad)[0]
+        for utterance in utterances:
+            if utterance.id in seen:
                 raise DataError(
-                    f"{example['id']!r} of split {split!r}: `{m}` is {frames[frame, feature]} at "
-                    f"frame {frame}, feature {feature} ({bad.sum()} such values in it); "
-                    "repair the source, or build with --nonfinite=zero"
+                    f"split {split!r} holds the id {utterance.id!r} twice; make ids unique"
                 )
-            self.metadata["nonfinite"][m] += int(bad.sum())
-            frames[bad] = 0
-        return frames
+            seen.add(utterance.id)
+            group = utterance.group or utterance.id
+            other = split_of_group.setdefault(group, split)
+            if other != split and not corpus.leaks:
+                raise DataError(
+                    f"group {group!r} is in split {other!r} and, with id {utterance.id!r}, in "
+                    f"{split!r}: a speaker, video or dialogue must stay in one split, or the test "
+                    "score is worth nothing; split by group"
+                )
 
-    def _summarize(self, split: str) -> None:
-        index, names = self.index[split], self.corpus.class_names
-        label = np.asarray(index["label"])
+
+def _shards(
+    corpus: Corpus, directory: pathlib.Path, dtype: str, nonfinite: str, wanted: int
+) -> Iterator[Shard]:
+    dims = {m: info.dim for m, info in corpus.modalities.items()}
+    features = records.features(corpus, dtype).to_json()
+    width = np.dtype(records.DTYPES[dtype]).itemsize
+    for split, utterances in corpus.splits().items():
+        probes = utterances[:: max(len(utterances) // 8, 1)]
+        values = [sum(np.size(a) for a in corpus.read(u.row).values()) for u in probes]
+        expected = np.mean(values) * width * len(utterances)
+        count = min(wanted or math.ceil(max(expected, 1) / SHARD_BYTES), len(utterances))
+        bounds = np.linspace(0, len(utterances), count + 1).astype(int)
+        for k in range(count):
+            name = f"{corpus.name}-{split}.array_record-{k:05d}-of-{count:05d}"
+            rows = utterances[bounds[k] : bounds[k + 1]]
+            yield Shard(split, directory / name, rows, dims, features, dtype, nonfinite)
+
+
+def _metadata(
+    corpus: Corpus, dtype: str, nonfinite: str, summaries: Sequence[Summary]
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "protocol": corpus.protocol,
+        "task": corpus.task,
+        "class_names": list(corpus.class_names),
+        "dtype": dtype,
+        "modalities": {m: dataclasses.asdict(i) for m, i in corpus.modalities.items()},
+        "sources": {pathlib.Path(f).name: sha256(pathlib.Path(f)) for f in corpus.files},
+        "splits": {},
+        "nonfinite": {"policy": nonfinite},
+        "warnings": list(corpus.warnings),
+        "facts": dict(corpus.facts),
+    }
+    for m in corpus.modalities:
+        found = [s.nonfinite[m] for s in summaries if s.nonfinite[m][0]]
+        metadata["nonfinite"][m] = sum(n for n, _ in found)
+        if found:
+            metadata["nonfinite"][f"{m}_first"] = found[0][1]
+    for split, utterances in corpus.splits().items():
+        label = np.asarray([u.label for u in utterances])
         facts: dict[str, Any] = {"examples": len(label)}
-        if self.corpus.task == "multiclass":
-            counts = np.bincount(label, minlength=len(names))
-            facts["classes"] = dict(zip(names, counts.tolist(), strict=True))
+        if corpus.task == "multiclass":
+            counts = np.bincount(label, minlength=len(corpus.class_names))
+            facts["classes"] = dict(zip(corpus.class_names, counts.tolist(), strict=True))
         else:
             columns = label.reshape(len(label), -1)
             facts["label_mean"] = columns.mean(axis=0).tolist()
             facts["label_std"] = columns.std(axis=0).tolist()
             if split == "train":
                 facts["label_median"] = np.median(columns, axis=0).tolist()
-        for m in self.moments:
-            lengths = np.asarray(index[f"{m}_length"])
+        for m in corpus.modalities:
+            lengths = np.asarray(_lengths(summaries, split, m))
             quartiles = np.percentile(lengths, [0, 25, 50, 75, 100]).tolist()
             facts[m] = {"frames": int(lengths.sum()), "missing": int((lengths == 0).sum())}
             facts[m]["length_quartiles"] = quartiles
-        self.metadata["splits"][split] = facts
-        if split == "train":
-            self.metadata["statistics"] = {m: v.as_dict() for m, v in self.moments.items()}
+        metadata["splits"][split] = facts
+    if "train" in metadata["splits"]:
+        moments = {m: Moments(info.dim) for m, info in corpus.modalities.items()}
+        for summary in summaries:
+            for m in moments if summary.split == "train" else ():
+                moments[m].merge(summary.moments[m])
+        metadata["statistics"] = {m: v.as_dict() for m, v in moments.items()}
+    return metadata
+
+
+def _lengths(summaries: Sequence[Summary], split: str, m: str) -> list[int]:
+    return [n for summary in summaries if summary.split == split for n in summary.lengths[m]]
+
+
+def _finish(
+    corpus: Corpus,
+    directory: pathlib.Path,
+    dtype: str,
+    planned: Sequence[Shard],
+    summaries: Sequence[Summary],
+    metadata: dict[str, Any],
+) -> None:
+    """The files beside the records: TFDS's metadata, an index of each split, checksums."""
+    template = tfds.core.ShardedFileTemplate(data_dir=directory, template=TEMPLATE)
+    by_split: dict[str, list[Summary]] = collections.defaultdict(list)
+    for summary in summaries:
+        by_split[summary.split].append(summary)
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[s.count for s in parts],
+            num_bytes=sum(s.num_bytes for s in parts),
+            filename_template=template,
+        )
+        for split, parts in by_split.items()
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces sizes it does not know
+        tfds.folder_dataset.write_metadata(
+            data_dir=directory,
+            features=records.features(corpus, dtype),
+            split_infos=infos,
+            filename_template=template,
+            check_data=False,  # it would need TensorFlow
+            description=f"{corpus.protocol}: {' + '.join(corpus.modalities)}",
+            metadata=tfds.core.MetadataDict(metadata),
+        )
+    for split, utterances in corpus.splits().items():
+        np.savez(
+            directory / f"index-{split}.npz",
+            id=np.asarray([u.id for u in utterances]),
+            group=np.asarray([u.group or u.id for u in utterances]),
+            order=np.asarray([u.order for u in utterances]),
+            label=np.asarray([u.label for u in utterances]),
+            **{f"{m}_length": np.asarray(_lengths(summaries, split, m)) for m in corpus.modalities},
+        )
+    _write_checksums(directory)
 
 
 def sha256(path: pathlib.Path) -> str:

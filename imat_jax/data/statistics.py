@@ -22,12 +22,27 @@ class Moments:
         if not len(frames):
             return
         frames = frames.astype(np.float64)
-        mean, total = frames.mean(axis=0), self.count + len(frames)
-        shift = mean - self.mean
-        self.squares += ((frames - mean) ** 2).sum(axis=0)
-        self.squares += shift**2 * self.count * len(frames) / total
-        self.mean += shift * len(frames) / total
+        one = Moments(frames.shape[1])
+        one.count, one.mean = len(frames), frames.mean(axis=0)
+        one.squares = ((frames - one.mean) ** 2).sum(axis=0)
+        self.merge(one)
+
+    def merge(self, other: Moments) -> None:
+        """Add the frames that `other` has seen."""
+        if not other.count:
+            return
+        total, shift = self.count + other.count, other.mean - self.mean
+        self.squares += other.squares + shift**2 * (self.count * other.count / total)
+        self.mean += shift * (other.count / total)
         self.count = total
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Moments:
+        moments = cls(len(values["mean"]))
+        moments.count = values["frames"]
+        moments.mean = np.asarray(values["mean"], np.float64)
+        moments.squares = np.asarray(values["std"], np.float64) ** 2 * values["frames"]
+        return moments
 
     def as_dict(self) -> dict[str, Any]:
         deviation = np.sqrt(self.squares / max(self.count, 1))

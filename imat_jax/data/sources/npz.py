@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality
+from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance
 
 GROUPS = ("video", "actor", "speaker", "group")
 
 
-def corpus(path: str | pathlib.Path, protocol: str | None = None) -> Corpus:
+def corpus(path: str | pathlib.Path) -> Corpus:
     """Read an archive of the layout above.
 
     Args:
       path: the `.npz` file.
-      protocol: name to record; default the file's stem.
 
     Raises:
       DataError: the file or one of its arrays does not have the layout; names both.
@@ -36,55 +33,57 @@ def corpus(path: str | pathlib.Path, protocol: str | None = None) -> Corpus:
     arrays = _load(path)
     count = _check(path, arrays)
     modalities = {m: Modality(dim=arrays[m].shape[1]) for m in MODALITIES if m in arrays}
-    label = arrays["label"]
+    kind, names, values = _annotation(path, arrays)
+    group = next((arrays[g] for g in GROUPS if g in arrays), np.full(count, ""))
+    order = arrays.get("utt_idx", np.full(count, -1))
+    transcript = arrays.get("transcript", np.full(count, ""))
+    utterances = [
+        Utterance(
+            id=str(arrays["ids"][i]),
+            row=i,
+            annotations={kind: values[i]},
+            split=str(arrays["split"][i]),
+            group=str(group[i]),
+            order=int(order[i]),
+            transcript=str(transcript[i]),
+        )
+        for i in range(count)
+    ]
+
+    def read(row: int) -> dict[str, np.ndarray]:
+        return {
+            m: arrays[m][slice(*arrays[f"{m}_offsets"][row : row + 2])].astype(np.float32)
+            for m in modalities
+        }
+
+    return Corpus(
+        name=path.stem,
+        utterances=utterances,
+        modalities=modalities,
+        read=read,
+        label_names={kind: names} if names else {},
+        files=(str(path),),
+    )
+
+
+def _annotation(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> tuple[str, list[str], list]:
+    """Kind of the labels, names of classes or columns, and a value an utterance."""
+    label, names = arrays["label"], [str(n) for n in arrays.get("label_names", ())]
     if np.issubdtype(label.dtype, np.integer):
-        task, names = "multiclass", [str(n) for n in arrays.get("label_names", ())]
         names = names or [str(k) for k in range(int(label.max()) + 1)]
         if label.min() < 0 or label.max() >= len(names):
             raise DataError(
                 f"{path}: `label` runs from {label.min()} to {label.max()}, but there are "
                 f"{len(names)} `label_names`"
             )
-    else:
-        task = "sentiment" if label.ndim == 1 else "multilabel"
-        names = [] if label.ndim == 1 else [str(n) for n in arrays.get("label_names", ())]
-        if label.ndim == 2 and len(names) != label.shape[1]:
-            raise DataError(
-                f"{path}: `label` has {label.shape[1]} columns and {len(names)} `label_names`"
-            )
-    group = next((arrays[g] for g in GROUPS if g in arrays), arrays["ids"])
-    order = arrays.get("utt_idx", np.full(count, -1))
-    transcript = arrays.get("transcript", np.full(count, ""))
-    rows = {str(s): np.flatnonzero(arrays["split"] == s) for s in np.unique(arrays["split"])}
-
-    def examples(split: str) -> Iterator[dict[str, Any]]:
-        for i in rows[split]:
-            yield {
-                "id": str(arrays["ids"][i]),
-                "group": str(group[i]),
-                "order": int(order[i]),
-                "transcript": str(transcript[i]),
-                "label": label[i],
-            } | {
-                m: arrays[m][slice(*arrays[f"{m}_offsets"][i : i + 2])].astype(np.float32)
-                for m in modalities
-            }
-
-    return Corpus(
-        name=path.stem,
-        protocol=protocol or path.stem,
-        task=task,
-        class_names=tuple(names),
-        modalities=modalities,
-        splits={s: lambda s=s: examples(s) for s in _ordered(rows)},
-        sizes={s: len(rows[s]) for s in _ordered(rows)},
-        files=(str(path),),
-    )
-
-
-def _ordered(splits) -> list[str]:
-    first = [s for s in ("train", "valid", "test") if s in splits]
-    return first + sorted(set(splits) - set(first))
+        return "category", names, [names[k] for k in label]
+    if label.ndim == 1:
+        return "sentiment", [], label.astype(float).tolist()
+    if len(names) != label.shape[1]:
+        raise DataError(
+            f"{path}: `label` has {label.shape[1]} columns and {len(names)} `label_names`"
+        )
+    return "emotions", names, label.astype(float).tolist()
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -25,13 +25,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.signal
 
-from imat_jax.data.corpus import MODALITIES, Corpus, Modality
+from imat_jax.data.corpus import MODALITIES, Corpus, Modality, Utterance
 
 CLASS_NAMES = ("sadness", "calm", "anger", "joy")  # valence + 2 * arousal
 IRONY = 0.35
@@ -122,22 +121,27 @@ def corpus(sizes: dict[str, int] | None = None, seed: int = 0) -> Corpus:
     """
     sizes = sizes or {"train": 4000, "valid": 1000, "test": 2000}
 
-    def examples(split: str) -> Iterator[dict[str, Any]]:
-        drawn = symbols(seed, split, sizes[split])
-        for i in range(sizes[split]):
-            label = int(drawn["label"][i])
-            yield {
-                "id": f"{split}-{i:06d}",
-                "group": f"{split}-{i // 10:05d}",
-                "order": i % 10,
-                "transcript": "",
-                "label": label,
-            } | {m: sequence(seed, split, i, m, int(drawn[m][i]))[0] for m in MODALITIES}
+    drawn = {split: symbols(seed, split, size) for split, size in sizes.items()}
+    places = [(split, i) for split, size in sizes.items() for i in range(size)]
+    utterances = [
+        Utterance(
+            id=f"{split}-{i:06d}",
+            row=row,
+            annotations={"category": CLASS_NAMES[drawn[split]["label"][i]]},
+            split=split,
+            group=f"{split}-{i // 10:05d}",
+            order=i % 10,
+        )
+        for row, (split, i) in enumerate(places)
+    ]
+
+    def read(row: int) -> dict[str, np.ndarray]:
+        split, i = places[row]
+        return {m: sequence(seed, split, i, m, int(drawn[split][m][i]))[0] for m in MODALITIES}
 
     def attained(split: str, modalities: Sequence[str]) -> float:
-        drawn = symbols(seed, split, sizes[split])
-        decision = bayes_rule(modalities)[tuple(drawn[m] for m in MODALITIES)]
-        return float((decision == drawn["label"]).mean())
+        decision = bayes_rule(modalities)[tuple(drawn[split][m] for m in MODALITIES)]
+        return float((decision == drawn[split]["label"]).mean())
 
     ceiling = {"+".join(s): round(bayes_accuracy(s), 6) for s in subsets()}
     attained_by_bayes = {
@@ -146,14 +150,13 @@ def corpus(sizes: dict[str, int] | None = None, seed: int = 0) -> Corpus:
     return Corpus(
         name="synthetic",
         protocol="synthetic-4way",
-        task="multiclass",
-        class_names=CLASS_NAMES,
+        label_names={"category": CLASS_NAMES},
         modalities={
             m: Modality(dim=shape[0], extractor="synthetic", rate_hz=shape[4])
             for m, shape in SHAPES.items()
         },
-        splits={split: lambda split=split: examples(split) for split in sizes},
-        sizes=sizes,
+        utterances=utterances,
+        read=read,
         facts={
             "seed": seed,
             "bayes_accuracy": ceiling,

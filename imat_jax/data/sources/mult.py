@@ -1,0 +1,112 @@
+"""Pickles of MulT: sentiment of MOSI and MOSEI, and IEMOCAP's four binary emotions.
+
+    {split: {text, audio, vision [N, L, D], labels [N, 1, 1] or [N, 4, 2], id}}
+
+Utterances are padded with zeros, in front in the files in use, and no lengths are given: zeros at
+either end are padding. Of aligned files, only what is zero in all modalities.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from imat_jax.data import ids, unpickle
+from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance, split_name
+from imat_jax.data.sources.mmsa import extractor
+
+PAIRS = ("neutral", "happy", "sad", "angry")
+
+
+def corpus(path: str | pathlib.Path) -> Corpus:
+    """Read the pickle at `path`; features stay in the file until they are asked for.
+
+    Raises:
+      DataError: not this layout; names the field.
+    """
+    path = pathlib.Path(path)
+    data = unpickle.load(path)
+    splits = {s: v for s, v in data.items() if isinstance(v, dict) and "labels" in v}
+    if not splits:
+        raise DataError(f"{path}: no split with `labels`; it holds {', '.join(map(str, data))}")
+    first = next(iter(splits.values()))
+    present = [m for m in MODALITIES if m in first]
+    utterances: list[Utterance] = []
+    places: list[tuple[str, int]] = []
+    for split, fields in splits.items():
+        count = len(fields["labels"])
+        for m in present:
+            shape = getattr(fields.get(m), "shape", ())
+            if len(shape) != 3 or shape[0] != count:
+                raise DataError(
+                    f"{path}: `{split}/{m}` has shape {shape}, not ({count}, frames, width)"
+                )
+        labels = np.asarray(fields["labels"], np.float64)
+        for i, (name, group, order) in enumerate(_names(fields.get("id"), split, count)):
+            utterances.append(
+                Utterance(
+                    id=name,
+                    row=len(places),
+                    annotations=_annotations(path, labels[i]),
+                    split=split_name(split),
+                    group=group,
+                    order=order,
+                )
+            )
+            places.append((split, i))
+    aligned = len({first[m].shape[1] for m in present}) == 1
+
+    def read(row: int) -> dict[str, np.ndarray]:
+        split, i = places[row]
+        frames = {m: np.asarray(splits[split][m][i]) for m in present}
+        spans = {m: (x != 0).any(axis=1) for m, x in frames.items()}
+        if aligned:
+            spans = dict.fromkeys(present, np.any(list(spans.values()), axis=0))
+        return {m: x[_span(spans[m])] for m, x in frames.items()}
+
+    return Corpus(
+        name=path.stem,
+        utterances=utterances,
+        modalities={
+            m: Modality(dim=first[m].shape[2], extractor=extractor(m, first[m].shape[2]))
+            for m in present
+        },
+        read=read,
+        label_names={"pairs": PAIRS, "emotions": ids.EMOTIONS},
+        files=(str(path),),
+        facts={"aligned": aligned},
+    )
+
+
+def _span(real: np.ndarray) -> slice:
+    """From the first True to the last."""
+    where = np.flatnonzero(real)
+    return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
+
+
+def _annotations(path: pathlib.Path, label: np.ndarray) -> dict[str, Any]:
+    if label.shape == (len(PAIRS), 2):  # one-hot: column 1 says that the emotion is there
+        return {"pairs": label.argmax(axis=1).tolist()}
+    values = label.reshape(-1).tolist()
+    if len(values) == 1:
+        return {"sentiment": values[0]}
+    if len(values) == 1 + len(ids.EMOTIONS):
+        return {"sentiment": values[0], "emotions": values[1:]}
+    raise DataError(f"{path}: `labels` of shape {label.shape} an utterance; known are 1, 7 and 4x2")
+
+
+def _names(stored: Any, split: str, count: int) -> list[tuple[str, str, int]]:
+    """(id, group, order) of each utterance."""
+    if stored is None or not len(stored):
+        return [(f"{split}-{i:05d}", "", -1) for i in range(count)]
+    names = []
+    for row in np.asarray(stored).reshape(count, -1):
+        parts = [ids.text(part) for part in row]
+        if len(parts) == 3:  # video or segment, start, end
+            group, order = ids.place(parts[0])
+            names.append(("_".join(parts), group or parts[0], order))
+        else:
+            names.append((parts[0], *ids.place(parts[0])))
+    return names

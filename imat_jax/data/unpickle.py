@@ -1,0 +1,285 @@
+"""Read the pickles of strangers: data only, no code, and big arrays stay on disk.
+
+`pickle.load` runs whatever the file says. Here the names that a pickle may use are a short list,
+and NumPy's stand for functions of this file, not for the real ones: a pickle that names anything
+else (`os.system`, `builtins.eval`, a class of its author) is refused, and nothing of it has run.
+
+Arrays of more than a few kilobytes are not loaded: an `Array` remembers where its bytes lie in the
+file and reads the rows that are asked for. A 12 GB pickle opens in seconds, in little memory.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import pathlib
+import pickle
+import re
+import struct
+import zipfile
+from typing import Any, ClassVar
+
+import numpy as np
+
+from imat_jax.data.corpus import DataError
+
+LAZY = 1 << 12  # bytes; what is shorter is kept in memory
+SMALL_FILE = 1 << 28  # bytes; most that a member of an archive may unpack to
+
+
+def load(path: str | os.PathLike) -> Any:
+    """The object in the pickle at `path`; its arrays are of the class `Array`.
+
+    Raises:
+      DataError: not a pickle, truncated, or it names something that is not data.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    with path.open("rb") as file:
+        return _Unpickler(file, path.stat().st_size, path, lazy=True).load()
+
+
+def load_npz(path: str | os.PathLike) -> dict[str, Any]:
+    """Arrays of an `.npz` archive; object arrays, which `np.load` would unpickle, come as objects.
+
+    Raises:
+      DataError: as `load`, or a member that would unpack to more than 256 MB.
+    """
+    path = pathlib.Path(path)
+    members: dict[str, Any] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.file_size > SMALL_FILE:
+                    raise DataError(f"{path}: {info.filename} unpacks to {info.file_size:,} bytes")
+                content = archive.read(info)
+                members[info.filename.removesuffix(".npy")] = _npy(content, path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable .npz archive: {error}") from error
+    return members
+
+
+def _npy(content: bytes, path: pathlib.Path) -> Any:
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if not dtype.hasobject:
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    objects = np.asarray(_Unpickler(stream, len(content), path, lazy=False).load())
+    return objects.item() if shape == () else objects
+
+
+class Array:
+    """A NumPy array of a pickle: in memory if it is short, else still in the file.
+
+    `array[i]` reads one row, `np.asarray(array)` the whole.
+    """
+
+    def __init__(self, path: pathlib.Path | None = None):
+        self._path = path
+        self._raw: Any = b""
+        self._fortran = False
+        self.dtype, self.shape = np.dtype("V"), (0,)
+
+    def __setstate__(self, state) -> None:
+        """(version, shape, dtype, Fortran order, bytes or list of objects), as NumPy writes it."""
+        *_, shape, dtype, fortran, raw = state
+        self.fill(raw, dtype, shape, bool(fortran))
+
+    def fill(self, raw: Any, dtype: _DType, shape, fortran: bool) -> Array:
+        if isinstance(raw, str):
+            raw = raw.encode("latin1")  # from Python 2
+        dtype, shape = dtype.dtype, tuple(int(n) for n in shape)
+        count = int(np.prod(shape, dtype=np.float64)) if shape else 1
+        size = len(raw) if dtype.hasobject else raw.length if isinstance(raw, _Span) else len(raw)
+        if min(shape, default=0) < 0 or size != count * (1 if dtype.hasobject else dtype.itemsize):
+            raise pickle.UnpicklingError(f"an array of shape {shape}, {dtype} has {size} bytes")
+        self._raw, self.dtype, self.shape, self._fortran = raw, dtype, shape, fortran
+        return self
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.float64))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> Any:
+        if not isinstance(self._raw, _Span) or self._fortran or not self.shape:
+            return np.asarray(self)[i]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        row = self.nbytes // len(self)
+        with self._path.open("rb") as file:
+            content = os.pread(file.fileno(), row, self._raw.offset + i % len(self) * row)
+        values = np.frombuffer(content, self.dtype).reshape(self.shape[1:])
+        return values if values.shape else values[()]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        order = "F" if self._fortran else "C"
+        if self.dtype.hasobject:
+            values = np.empty(len(self._raw), object)
+            values[:] = self._raw
+            values = values.reshape(self.shape, order=order)
+        elif isinstance(self._raw, _Span):
+            with self._path.open("rb") as file:
+                file.seek(self._raw.offset)
+                values = np.fromfile(file, self.dtype, int(np.prod(self.shape)))
+            values = values.reshape(self.shape, order=order)
+        else:
+            values = np.frombuffer(self._raw, self.dtype).reshape(self.shape, order=order)
+        return values if dtype is None else values.astype(dtype)
+
+
+class _Span(collections.namedtuple("_Span", "offset length")):
+    """Bytes that were left in the file."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class _DType:
+    """Stands for `numpy.dtype`: numbers, strings and objects, no structures."""
+
+    def __init__(self, code, align=False, copy=True):
+        if not isinstance(code, str) or not re.fullmatch(r"[biufcUSO][0-9]*", code):
+            raise pickle.UnpicklingError(f"arrays of dtype {code!r} are not read")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state) -> None:
+        if any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError("structured arrays are not read")
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Refused(pickle.UnpicklingError):
+    pass
+
+
+class _Unpickler(pickle._Unpickler):
+    """The Python implementation of pickle, whose opcodes can be replaced one by one."""
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file, size: int, path: pathlib.Path, *, lazy: bool):
+        self._file, self._size, self._path, self._lazy = file, size, path, lazy
+        super().__init__(file, encoding="latin1")
+
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except _Refused as error:
+            raise DataError(
+                f"{self._path}: this pickle wants to run or import {error}, which is not data; "
+                "nothing of it was run. If you trust the file, load it where that package is "
+                "installed and save plain NumPy arrays, strings, lists and dicts"
+            ) from error
+        except Exception as error:  # a broken pickle can break anywhere
+            raise DataError(f"{self._path}: not a readable pickle: {error!r}") from error
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy._core", "numpy.core")
+        allowed = {
+            ("numpy", "dtype"): _DType,
+            ("numpy", "ndarray"): Array,
+            ("numpy.core.multiarray", "_reconstruct"): lambda *_: Array(self._path),
+            ("numpy.core.multiarray", "scalar"): self._scalar,
+            ("numpy.core.numeric", "_frombuffer"): self._frombuffer,
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("collections", "defaultdict"): lambda *_: {},
+            ("_codecs", "encode"): _encode,
+        }
+        for module_of_builtins in ("builtins", "__builtin__"):
+            for kind in (bytearray, bytes, complex, dict, float, frozenset, int, list, set, tuple):
+                allowed[module_of_builtins, kind.__name__] = kind
+            allowed |= {(module_of_builtins, "str"): str, (module_of_builtins, "bool"): bool}
+            allowed |= {(module_of_builtins, "long"): int, (module_of_builtins, "unicode"): str}
+        if (module, name) not in allowed:
+            raise _Refused(f"{module}.{name}")
+        return allowed[module, name]
+
+    def persistent_load(self, pid) -> Any:
+        raise _Refused(f"the external object {pid!r}")
+
+    def get_extension(self, code) -> Any:
+        raise _Refused(f"the registered extension {code}")
+
+    def _frombuffer(self, raw, dtype: _DType, shape, order) -> Array:
+        return Array(self._path).fill(raw, dtype, shape, order == "F")
+
+    def _scalar(self, dtype: _DType, raw=b"") -> Any:
+        if dtype.dtype.hasobject:
+            return raw
+        return np.asarray(Array(self._path).fill(raw, dtype, (), False))[()]
+
+    def _bounded(self, length: int) -> int:
+        """`length`, if the rest of the file is that long; read before anything is allocated."""
+        left = self._size - self._file.tell()
+        if length > left:
+            raise pickle.UnpicklingError(f"{length} bytes announced where {left} are left")
+        return length
+
+    def _load_blob(self, header: str, kind=bytes) -> None:
+        (length,) = struct.unpack(header, self.read(struct.calcsize(header)))
+        self._bounded(length)
+        if self._lazy and length >= LAZY:
+            self.append(_Span(self._file.tell(), length))
+            self._file.seek(length, os.SEEK_CUR)
+        else:
+            self.append(kind(self.read(length)))
+
+    def _load_text(self, header: str) -> None:
+        (length,) = struct.unpack(header, self.read(struct.calcsize(header)))
+        self.append(str(self.read(self._bounded(length)), "utf-8", "surrogatepass"))
+
+    def _load_long(self, header: str) -> None:
+        (length,) = struct.unpack(header, self.read(struct.calcsize(header)))
+        self.append(pickle.decode_long(self.read(self._bounded(length))))
+
+    def _load_python2(self, header: str) -> None:
+        self._load_blob(header)
+        if isinstance(self.stack[-1], bytes):
+            self.stack[-1] = self.stack[-1].decode("latin1")
+
+    def _load_frame(self) -> None:
+        self.read(8)  # a frame's length; only what is inside matters
+
+    def _load_build(self) -> None:
+        if not isinstance(self.stack[-2], Array | _DType):
+            raise _Refused(f"the state of a {type(self.stack[-2]).__name__}")
+        state = self.stack.pop()
+        self.stack[-1].__setstate__(state)
+
+    dispatch[pickle.FRAME[0]] = _load_frame
+    dispatch[pickle.BUILD[0]] = _load_build
+    dispatch[pickle.BINBYTES[0]] = lambda self: self._load_blob("<I")
+    dispatch[pickle.BINBYTES8[0]] = lambda self: self._load_blob("<Q")
+    dispatch[pickle.BYTEARRAY8[0]] = lambda self: self._load_blob("<Q", bytearray)
+    dispatch[pickle.BINSTRING[0]] = lambda self: self._load_python2("<I")
+    dispatch[pickle.BINUNICODE[0]] = lambda self: self._load_text("<I")
+    dispatch[pickle.BINUNICODE8[0]] = lambda self: self._load_text("<Q")
+    dispatch[pickle.LONG4[0]] = lambda self: self._load_long("<I")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes for Python 2 to read."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin1")

@@ -1,0 +1,248 @@
+"""Feature files of other projects: written by `foreign.py`, read by ours, built, read back."""
+
+import itertools
+import subprocess
+import sys
+
+import foreign
+import numpy as np
+import pytest
+
+from imat_jax.data import builder, protocols, sources
+from imat_jax.data.corpus import MODALITIES, DataError
+from imat_jax.data.dataset import Dataset
+
+LAYOUTS = {
+    "mmsa": [
+        dict(),
+        dict(quirks=True),
+        dict(aligned=False),
+        dict(aligned=False, quirks=True),
+        dict(aligned=False, sims=True),
+    ],
+    "mult": [
+        dict(),
+        dict(quirks=True),
+        dict(corpus="mosi"),
+        dict(corpus="iemocap"),
+        dict(aligned=False),
+        dict(aligned=False, front=False),
+    ],
+    "misa": [
+        dict(),
+        dict(corpus="mosei", emotions=True),
+        dict(style="mmim"),
+        dict(style="mmim", corpus="mosei", emotions=True),
+        dict(style="magbert"),
+    ],
+    "mertools": [dict(), dict(quirks=True), dict(corpus="mosi"), dict(corpus="mosi", level="UTT")],
+    "emobox": [dict(), dict(quirks=True), dict(corpus="meld")],
+    "sseft": [dict(), dict(corpus="mosei")],
+    "npy": [dict()],
+    "csd": [dict(), dict(shuffled=True), dict(quirks=True)],
+}
+CASES = [(name, options) for name, several in LAYOUTS.items() for options in several]
+FILES = {"mmsa": "f.pkl", "mult": "f.pkl"}  # the others write folders
+IEMOCAP = ("happy", "sad", "neutral", "angry")  # as MERTools numbers them
+
+
+def write(name, tmp_path, **options):
+    single = name == "misa" and options.get("style") == "magbert"
+    path = tmp_path / "in" / ("f.pkl" if single else FILES.get(name, "d"))
+    path.parent.mkdir()
+    return path, getattr(foreign, name)(path, np.random.default_rng(0), **options)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_what_another_project_wrote_is_what_we_read(name, options, tmp_path):
+    path, truth = write(name, tmp_path, **options)
+    assert sources.detect(str(path))[0] == name
+    corpus = sources.open_corpus("auto", str(path))
+    got = {s or "all": [] for s in truth}
+    for utterance in corpus.utterances:
+        got[utterance.split or "all"].append(utterance)
+    assert {s: len(v) for s, v in got.items()} == {s: len(v) for s, v in truth.items()}
+    for split, wanted in truth.items():
+        groups = [(u["group"], v.group) for u, v in zip(wanted, got[split], strict=True)]
+        assert len(set(groups)) == len({g for g, _ in groups})  # the same grouping
+        for one, utterance in zip(wanted, got[split], strict=True):
+            check_identity(name, options, one, utterance)
+            check_label(name, one, utterance.annotations)
+            read = corpus.read(utterance.row)
+            assert set(corpus.modalities) == {m for m in MODALITIES if m in columns(truth)}
+            for m in corpus.modalities:
+                frames = one.get(m, np.zeros((0, corpus.modalities[m].dim)))
+                np.testing.assert_array_equal(read.get(m, frames[:0]), frames, err_msg=m)
+
+
+def columns(truth):
+    return set().union(*(one for utterances in truth.values() for one in utterances))
+
+
+def check_identity(name, options, one, utterance):
+    assert utterance.transcript == one["transcript"]
+    repeats = name == "misa" and options.get("corpus") == "mosei" and options.get("style") == "mmim"
+    if one["id"] and not repeats:
+        assert utterance.id == one["id"]
+    if name in ("mmsa", "misa", "csd", "npy", "sseft") and one["order"] >= 0 and not repeats:
+        assert (utterance.group, utterance.order) == (one["group"], one["order"])
+
+
+def check_label(name, one, annotations):
+    label = one["label"]
+    if name == "mertools" and isinstance(label, int):
+        assert annotations["category"] == IEMOCAP[label]
+    elif isinstance(label, str):
+        assert annotations["category"] == label
+    elif np.ndim(label) == 0:
+        assert annotations["sentiment"] == pytest.approx(float(label), rel=1e-7)
+    elif len(label) == 4:
+        assert annotations["pairs"] == list(label)
+    else:
+        np.testing.assert_array_equal([annotations["sentiment"], *annotations["emotions"]], label)
+    if "label_T" in one:
+        assert annotations["sentiment_text"] == pytest.approx(one["label_T"])
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("name", ["mmsa", "mult"])
+def test_every_pickle_protocol(name, protocol, tmp_path):
+    path, truth = write(name, tmp_path, protocol=protocol)
+    corpus = sources.open_corpus(name, str(path))
+    for one, utterance in zip(itertools.chain(*truth.values()), corpus.utterances, strict=True):
+        np.testing.assert_array_equal(corpus.read(utterance.row)["audio"], one["audio"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "settings"),
+    [
+        ("mmsa", dict(aligned=False, quirks=True), dict(nonfinite="zero")),
+        ("mult", dict(corpus="iemocap"), {}),
+        ("misa", {}, {}),
+        ("sseft", dict(corpus="mosei"), {}),
+        ("npy", {}, {}),
+    ],
+    ids=str,
+)
+def test_built_and_read_back(name, options, settings, tmp_path):
+    path, truth = write(name, tmp_path, **options)
+    corpus = sources.open_corpus("auto", str(path))
+    builder.build(corpus, tmp_path / "out", dtype="float32", progress=False, **settings)
+    dataset = Dataset.open(tmp_path / "out")
+    for split, wanted in truth.items():
+        for one, record in zip(wanted, dataset.source(split), strict=True):
+            assert record["transcript"].decode() == one["transcript"]
+            np.testing.assert_allclose(record["label"], np.asarray(one["label"]), rtol=1e-6)
+            for m in dataset.dims:
+                frames = np.asarray(one.get(m, record[m][:0]), np.float32)
+                frames = np.where(np.isfinite(frames), frames, 0)
+                np.testing.assert_array_equal(record[m], frames)
+
+
+def test_without_a_repair_minus_infinity_stops_the_build(tmp_path):
+    path, _ = write("mmsa", tmp_path, aligned=False, quirks=True)
+    corpus = sources.open_corpus("auto", str(path))
+    with pytest.raises(DataError, match=r"`audio` is -inf at frame .*--nonfinite=zero"):
+        builder.build(corpus, tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("kind", foreign.HOSTILE)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_hostile_pickle_runs_nothing(kind, protocol, tmp_path):
+    path, marker = tmp_path / "f.pkl", tmp_path / "ran"
+    foreign.hostile(path, kind, marker, protocol=protocol)
+    for source in ("auto", "mmsa", "mult", "misa"):
+        with pytest.raises(DataError, match=r"f\.pkl: this pickle wants to run or import"):
+            sources.open_corpus(source, str(path))
+    assert not marker.exists()
+
+
+def test_a_hostile_label_file_runs_nothing(tmp_path):
+    foreign.hostile(tmp_path / "label.npz", "npz", tmp_path / "ran")
+    with pytest.raises(DataError, match="this pickle wants to run or import"):
+        sources.open_corpus("mertools", str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_words_give_the_clock_of_an_aligned_corpus(tmp_path):
+    path, truth = write("csd", tmp_path)
+    corpus = sources.open_corpus("csd", str(path), align="text")
+    for one, utterance in zip(truth["all"], corpus.utterances, strict=True):
+        read = corpus.read(utterance.row)
+        for m in ("audio", "vision"):
+            times = one[f"{m}_intervals"]
+            for row, (start, end) in zip(read[m], one["text_intervals"], strict=True):
+                inside = (times[:, 0] < end - 1e-5) & (times[:, 1] > start + 1e-5)
+                mean = one[m][inside].mean(axis=0) if inside.any() else np.zeros(one[m].shape[1])
+                np.testing.assert_allclose(row, mean, rtol=1e-5, atol=1e-6)
+
+
+def test_csd_takes_its_splits_from_the_protocol(tmp_path):
+    pick = [next(iter(protocols.fold_list("mosi")[s])) for s in ("train", "valid", "test")]
+    path = tmp_path / "mosi"
+    foreign.csd(path, np.random.default_rng(0), videos=pick, n=2)
+    corpus = protocols.apply(sources.open_corpus("csd", str(path)), "mosi-sentiment")
+    assert {s: len(v) for s, v in corpus.splits().items()} == {"train": 2, "valid": 2, "test": 2}
+    assert any("train has 2 utterances, published are 1284" in w for w in corpus.warnings)
+    assert any("train lacks 51 videos" in w for w in corpus.warnings)
+
+
+def test_links_in_hdf5_are_refused(tmp_path):
+    import h5py
+
+    path, _ = write("csd", tmp_path)
+    with h5py.File(path / "CMU_MOSI_COVAREP.csd", "a") as file:
+        file["COVAREP/data/elsewhere"] = h5py.ExternalLink("/etc/passwd", "/x")
+    with pytest.raises(DataError, match=r"elsewhere` is a link"):
+        sources.open_corpus("csd", str(path))
+
+
+def test_two_extractors_of_a_modality_have_to_be_chosen_from(tmp_path):
+    path, truth = write("mertools", tmp_path)
+    folder = path / "features" / "hubert-large-FRA"
+    folder.mkdir()
+    np.save(folder / f"{truth['all'][0]['id']}.npy", np.ones((3, 2), np.float32))
+    with pytest.raises(DataError, match="which is audio: hubert-large-FRA, wav2vec2"):
+        sources.open_corpus("mertools", str(path))
+    corpus = sources.open_corpus("mertools", str(path), features={"audio": "hubert-large-FRA"})
+    assert corpus.modalities["audio"].dim == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,label\na,1.5\n", "no folder text, audio or vision"),
+        ("name,label\na,1\n", "a column `id`"),
+        ("id,label\na,\n", "1 rows have no `label`, such as a"),
+        ("id,label\na,1.5\nb,good\n", "row 2 .b.: `label` is 'good', not a number"),
+        ("id,label\n../../x,1\n", "names a file outside"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_told_why(content, message, tmp_path):
+    (tmp_path / "t.csv").write_text(content)
+    if message != "no folder text, audio or vision":
+        (tmp_path / "audio").mkdir()
+        for name in "ab":
+            np.save(tmp_path / f"audio/{name}.npy", np.ones((2, 3)))
+    with pytest.raises(DataError, match=message):
+        sources.open_corpus("auto", str(tmp_path))
+
+
+def test_pickled_arrays_in_npy_files_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("id,label\na,1.5\n")
+    (tmp_path / "audio").mkdir()
+    np.save(tmp_path / "audio/a.npy", np.asarray([{}], object), allow_pickle=True)
+    with pytest.raises(DataError, match="without pickles"):
+        sources.open_corpus("auto", str(tmp_path))
+
+
+def test_a_few_steps_of_training_on_a_foreign_file(tmp_path):
+    path, _ = write("mult", tmp_path, corpus="iemocap", sizes={"train": 40, "valid": 8, "test": 8})
+    commands = [
+        f"-m imat_jax.build --input={path} --output={tmp_path}/d",
+        f"-m imat_jax.train --config=configs/tiny.py --config.dataset={tmp_path}/d "
+        f"--config.steps=3 --config.model.width=8 --workdir={tmp_path}/run",
+    ]
+    for command in commands:
+        subprocess.run([sys.executable, *command.split()], check=True, capture_output=True)
+    assert (tmp_path / "run/results.json").is_file()
