@@ -75,10 +75,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.fusion = "concat"
     # Hidden width of the head; 0: its input's (published).
     c.model.head_width = 64
-    # Dropout on blocks, attention weights, input features and the head.
+    # Dropout on blocks, attention weights, the features of each modality and the head.
     c.model.dropout = 0.1
     c.model.attention_dropout = 0.1
-    c.model.input_dropout = 0.0
+    c.model.input_dropout = ml_collections.ConfigDict({"text": 0.0, "audio": 0.0, "vision": 0.0})
     c.model.head_dropout = 0.0
     # Chance that a modality of an utterance is dropped in training.
     c.model.modality_dropout = 0.0

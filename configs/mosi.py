@@ -30,7 +30,7 @@ def get_config(arg: str = ""):
     c.data.buckets = 2
     # Chosen by 5-fold cross-validation over the training and validation videos of `mosi`.
     c.model.cls_token = "statistics"
-    c.model.input_dropout = 0.4
+    c.model.input_dropout.update(text=0.4, audio=0.4, vision=0.4)
     c.model.head_dropout = 0.1
     c.optim.weight_decay = 3.0
     return c

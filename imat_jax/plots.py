@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -102,3 +103,23 @@ def _save(figure, path: str | os.PathLike) -> None:
     figure.savefig(partial, dpi=120)
     plt.close(figure)
     partial.replace(path)
+
+
+def lengths(
+    index: Mapping[str, Mapping], modalities: Sequence[str], path: str | os.PathLike
+) -> None:
+    """Histogram of the frames an utterance, one panel a modality.
+
+    Args:
+      index: {split: {"M_length": [N]}}, as `Dataset.index` gives it.
+    """
+    figure, axes = plt.subplots(1, len(modalities), figsize=(3.2 * len(modalities), 2.8))
+    for axis, m in zip(np.atleast_1d(axes), modalities, strict=True):
+        by_split = {s: np.asarray(columns[f"{m}_length"]) for s, columns in index.items()}
+        edges = np.histogram_bin_edges(np.concatenate(list(by_split.values())), bins=30)
+        for split, values in by_split.items():
+            axis.hist(values, edges, histtype="step", density=True, label=split)
+        axis.set_xlabel(f"{m}: frames")
+        axis.set_yticks([])
+    np.atleast_1d(axes)[0].legend(fontsize="small")
+    _save(figure, path)

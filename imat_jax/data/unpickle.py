@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from imat_jax.data.corpus import DataError
+from imat_jax.data.lazy import Array, Span
 
 LAZY = 1 << 12  # bytes; what is shorter is kept in memory
 SMALL_FILE = 1 << 28  # bytes; most that a member of an archive may unpack to
@@ -76,82 +77,18 @@ def _npy(content: bytes, path: pathlib.Path) -> Any:
     return objects.item() if shape == () else objects
 
 
-class Array:
-    """A NumPy array of a pickle: in memory if it is short, else still in the file.
+class _Array(Array):
+    """An `Array` that a pickle makes in two steps, as NumPy's reconstruct and set-state do."""
 
-    `array[i]` reads one row, `np.asarray(array)` the whole.
-    """
-
-    def __init__(self, path: pathlib.Path | None = None):
-        self._path = path
-        self._raw: Any = b""
-        self._fortran = False
-        self.dtype, self.shape = np.dtype("V"), (0,)
+    def __init__(self, path: pathlib.Path):
+        super().__init__(path, b"", np.dtype("u1"), (0,))
 
     def __setstate__(self, state) -> None:
         """(version, shape, dtype, Fortran order, bytes or list of objects), as NumPy writes it."""
         *_, shape, dtype, fortran, raw = state
-        self.fill(raw, dtype, shape, bool(fortran))
-
-    def fill(self, raw: Any, dtype: _DType, shape, fortran: bool) -> Array:
         if isinstance(raw, str):
             raw = raw.encode("latin1")  # from Python 2
-        dtype, shape = dtype.dtype, tuple(int(n) for n in shape)
-        count = int(np.prod(shape, dtype=np.float64)) if shape else 1
-        size = len(raw) if dtype.hasobject else raw.length if isinstance(raw, _Span) else len(raw)
-        if min(shape, default=0) < 0 or size != count * (1 if dtype.hasobject else dtype.itemsize):
-            raise pickle.UnpicklingError(f"an array of shape {shape}, {dtype} has {size} bytes")
-        self._raw, self.dtype, self.shape, self._fortran = raw, dtype, shape, fortran
-        return self
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.float64))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __iter__(self):
-        return (self[i] for i in range(len(self)))
-
-    def __getitem__(self, i: int) -> Any:
-        if not isinstance(self._raw, _Span) or self._fortran or not self.shape:
-            return np.asarray(self)[i]
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
-        row = self.nbytes // len(self)
-        with self._path.open("rb") as file:
-            content = os.pread(file.fileno(), row, self._raw.offset + i % len(self) * row)
-        values = np.frombuffer(content, self.dtype).reshape(self.shape[1:])
-        return values if values.shape else values[()]
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        order = "F" if self._fortran else "C"
-        if self.dtype.hasobject:
-            values = np.empty(len(self._raw), object)
-            values[:] = self._raw
-            values = values.reshape(self.shape, order=order)
-        elif isinstance(self._raw, _Span):
-            with self._path.open("rb") as file:
-                file.seek(self._raw.offset)
-                values = np.fromfile(file, self.dtype, int(np.prod(self.shape)))
-            values = values.reshape(self.shape, order=order)
-        else:
-            values = np.frombuffer(self._raw, self.dtype).reshape(self.shape, order=order)
-        return values if dtype is None else values.astype(dtype)
-
-
-class _Span(collections.namedtuple("_Span", "offset length")):
-    """Bytes that were left in the file."""
-
-    __slots__ = ()
-
-    def __len__(self) -> int:
-        return self.length
+        super().__init__(self._path, raw, dtype.dtype, shape, bool(fortran))
 
 
 class _DType:
@@ -198,8 +135,8 @@ class _Unpickler(pickle._Unpickler):
         module = module.replace("numpy._core", "numpy.core")
         allowed = {
             ("numpy", "dtype"): _DType,
-            ("numpy", "ndarray"): Array,
-            ("numpy.core.multiarray", "_reconstruct"): lambda *_: Array(self._path),
+            ("numpy", "ndarray"): _Array,
+            ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(self._path),
             ("numpy.core.multiarray", "scalar"): self._scalar,
             ("numpy.core.numeric", "_frombuffer"): self._frombuffer,
             ("collections", "OrderedDict"): collections.OrderedDict,
@@ -222,12 +159,12 @@ class _Unpickler(pickle._Unpickler):
         raise _Refused(f"the registered extension {code}")
 
     def _frombuffer(self, raw, dtype: _DType, shape, order) -> Array:
-        return Array(self._path).fill(raw, dtype, shape, order == "F")
+        return Array(self._path, raw, dtype.dtype, shape, order == "F")
 
     def _scalar(self, dtype: _DType, raw=b"") -> Any:
         if dtype.dtype.hasobject:
             return raw
-        return np.asarray(Array(self._path).fill(raw, dtype, (), False))[()]
+        return np.asarray(Array(self._path, raw, dtype.dtype, ()))[()]
 
     def _bounded(self, length: int) -> int:
         """`length`, if the rest of the file is that long; read before anything is allocated."""
@@ -240,7 +177,7 @@ class _Unpickler(pickle._Unpickler):
         (length,) = struct.unpack(header, self.read(struct.calcsize(header)))
         self._bounded(length)
         if self._lazy and length >= LAZY:
-            self.append(_Span(self._file.tell(), length))
+            self.append(Span(self._file.tell(), length))
             self._file.seek(length, os.SEEK_CUR)
         else:
             self.append(kind(self.read(length)))
@@ -262,7 +199,7 @@ class _Unpickler(pickle._Unpickler):
         self.read(8)  # a frame's length; only what is inside matters
 
     def _load_build(self) -> None:
-        if not isinstance(self.stack[-2], Array | _DType):
+        if not isinstance(self.stack[-2], _Array | _DType):
             raise _Refused(f"the state of a {type(self.stack[-2]).__name__}")
         state = self.stack.pop()
         self.stack[-1].__setstate__(state)

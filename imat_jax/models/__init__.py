@@ -25,6 +25,7 @@ def make(config, dims: Mapping[str, int], outputs: int, rngs: nnx.Rngs, *, dtype
         raise ValueError(f"model.name is one of {MODELS}, not {config.name!r}")
     options = {k: v for k, v in config.items() if k not in ("name", "features")}
     options |= {k: v or None for k, v in options.items() if k in ("width", "head_width")}
+    options["input_dropout"] = dict(options["input_dropout"])
     if config.name == "sseft":
         # What makes it the published system is not up to the config.
         encoder_layers = {

@@ -83,7 +83,7 @@ class IMAT(nnx.Module):
         head_width: int | None = None,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
-        input_dropout: float = 0.0,
+        input_dropout=0.0,
         head_dropout: float = 0.0,
         modality_dropout: float = 0.0,
         init: str = "lecun",
@@ -118,7 +118,7 @@ class IMAT(nnx.Module):
                     positions=_of(positions, m),
                     max_frames=_of(max_frames, m),
                     input_norm=_of(input_norm, m),
-                    input_dropout=input_dropout,
+                    input_dropout=_of(input_dropout, m),
                     **block,
                     **kw,
                 )

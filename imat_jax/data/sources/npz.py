@@ -11,11 +11,11 @@ real labels is a multilabel one. Nothing is unpickled.
 from __future__ import annotations
 
 import pathlib
-import zipfile
 
 import numpy as np
 
 from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance
+from imat_jax.data.lazy import Array, read_npz
 
 GROUPS = ("video", "actor", "speaker", "group")
 
@@ -52,7 +52,7 @@ def corpus(path: str | pathlib.Path) -> Corpus:
 
     def read(row: int) -> dict[str, np.ndarray]:
         return {
-            m: arrays[m][slice(*arrays[f"{m}_offsets"][row : row + 2])].astype(np.float32)
+            m: arrays[m][slice(*arrays[f"{m}_offsets"][row : row + 2].tolist())].astype(np.float32)
             for m in modalities
         }
 
@@ -66,7 +66,9 @@ def corpus(path: str | pathlib.Path) -> Corpus:
     )
 
 
-def _annotation(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> tuple[str, list[str], list]:
+def _annotation(
+    path: pathlib.Path, arrays: dict[str, np.ndarray | Array]
+) -> tuple[str, list[str], list]:
     """Kind of the labels, names of classes or columns, and a value an utterance."""
     label, names = arrays["label"], [str(n) for n in arrays.get("label_names", ())]
     if np.issubdtype(label.dtype, np.integer):
@@ -86,17 +88,13 @@ def _annotation(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> tuple[str,
     return "emotions", names, label.astype(float).tolist()
 
 
-def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _load(path: pathlib.Path) -> dict[str, np.ndarray | Array]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; --input takes the .npz archive")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz archive without pickles: {error}") from error
+    return read_npz(path)
 
 
-def _check(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> int:
+def _check(path: pathlib.Path, arrays: dict[str, np.ndarray | Array]) -> int:
     """All arrays are there and fit each other; returns the number of utterances."""
     missing = [name for name in ("ids", "split", "label") if name not in arrays]
     if missing:
