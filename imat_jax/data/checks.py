@@ -33,8 +33,8 @@ def run(
             say(f"{m}: all features of all utterances are 0")
         elif zero:
             say(f"{m}: all features are 0 in {zero} of {utterances} utterances")
-        if ("statistics" in metadata and 0 < zero < present) or (present and not zero):
-            std = np.asarray(metadata.get("statistics", {}).get(m, {}).get("std", [1]))
+        if zero < present and "statistics" in metadata:
+            std = np.asarray(metadata["statistics"][m]["std"])
             constant = found["constant_features"][m] = int((std == 0).sum())
             if constant == len(std):
                 say(f"{m}: every feature is constant over the training split")

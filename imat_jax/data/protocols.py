@@ -306,7 +306,7 @@ def _missing(name: str, splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
     for split, groups in fold_list(name).items():
         there = splits.get(split, ())
         here = {u.group.rpartition("/")[2].removeprefix("dia") for u in there}
-        absent = sorted(set(groups) - here)
+        absent = [group for group in groups if group not in here]
         if absent:
             said.append(f"{split} lacks {len(absent)} videos or dialogues: {_some(absent)}")
         numbered = [ids.place(u.id) for u in there]

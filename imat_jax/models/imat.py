@@ -51,7 +51,8 @@ class IMAT(nnx.Module):
       dims: {modality: feature width} of the modalities to use, any non-empty subset.
       outputs: K.
       width: common width of the streams; None keeps the features' own widths (published).
-      encoder_layers, ima_layers, heads, ffn: sizes; `encoder_layers` may be {modality: layers}.
+      encoder_layers, ima_layers, heads, ffn: sizes; `encoder_layers` may be {modality: layers}, as
+        `input_dropout` may be {modality: rate}.
       cls, positions, input_norm: as in `Encoder`; each a value or {modality: value}.
       max_frames: rows of the learned position tables, {modality: frames} or one for all.
       norm: "post" (published) or "pre".
