@@ -1,6 +1,7 @@
 """Datasets: what is written, what is refused, what batches hold."""
 
 import dataclasses
+import functools
 import pathlib
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tensorflow_datasets as tfds
 from imat_jax.data import builder, loader, published, records
 from imat_jax.data.corpus import Corpus, DataError, Modality, Utterance
 from imat_jax.data.dataset import Dataset
-from imat_jax.data.sources import npz
+from imat_jax.data.sources import npy, npz, synthetic
 from imat_jax.data.statistics import Moments, standardize
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -298,3 +299,55 @@ def test_published_crops_are_random_by_id_and_epoch():
     later, _ = published.place(record, "audio", 935, 1)
     assert len(first) == 935 and (first == again).all() and (first != later).any()
     assert published.place(record, "text", 512, 0)[1] == 512
+
+
+def files(directory):
+    return (directory / builder.CHECKSUMS).read_text()
+
+
+def test_processes_write_what_one_process_writes(tmp_path):
+    reopen = functools.partial(synthetic.corpus, {"train": 30, "valid": 11}, 3)
+    engine = builder.processes(reopen, workers=2, progress=False)
+    builder.build(reopen(), tmp_path / "many", engine=engine, shards=3, progress=False)
+    builder.build(reopen(), tmp_path / "one", shards=3, progress=False)
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+    assert len(list(tmp_path.glob("many/*.array_record-*"))) == 6
+    dataset = Dataset.open(tmp_path / "many")
+    ids = [record["id"].decode() for record in dataset.source("train")]
+    assert ids == dataset.index("train")["id"].tolist()
+
+
+def test_an_error_in_a_process_is_the_same_error(tmp_path):
+    (tmp_path / "audio").mkdir()
+    for i in range(4):
+        np.save(tmp_path / f"audio/u{i}.npy", np.full((2, 3), np.nan if i == 2 else 1))
+    rows = "".join(f"u{i},train,{i / 2}\n" for i in range(4))
+    (tmp_path / "t.csv").write_text("id,split,label\n" + rows)
+    reopen = functools.partial(npy.corpus, tmp_path)
+    engine = builder.processes(reopen, workers=2, progress=False)
+    with pytest.raises(DataError, match=r"'u2' of split 'train': `audio` is nan at frame 0"):
+        builder.build(reopen(), tmp_path / "d", engine=engine, shards=2, progress=False)
+    assert not (tmp_path / "d").exists()
+
+
+def test_how_a_corpus_is_cut_into_shards_does_not_change_its_statistics(tmp_path):
+    corpus = synthetic.corpus({"train": 40, "valid": 5})
+    found = []
+    for shards in (1, 7):
+        builder.build(corpus, tmp_path / str(shards), shards=shards, progress=False)
+        found.append(Dataset.open(tmp_path / str(shards)).metadata["statistics"])
+    for m in found[0]:
+        np.testing.assert_allclose(found[0][m]["mean"], found[1][m]["mean"], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found[0][m]["std"], found[1][m]["std"], rtol=1e-12)
+
+
+def test_the_card_of_a_dataset(tmp_path):
+    builder.build(synthetic.corpus({"train": 40, "valid": 9}), tmp_path / "d", progress=False)
+    command = [sys.executable, "-m", "imat_jax.describe", tmp_path / "d"]
+    command += [f"--output={tmp_path}/card"]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for part in ("synthetic-4way", "Frames an utterance", "Checks", "real frames in a batch"):
+        assert part in said
+    text = (tmp_path / "card/card.md").read_text()
+    assert "| train | 40 |" in text and "| text | 48 | synthetic |" in text
+    assert (tmp_path / "card/lengths.png").read_bytes().startswith(b"\x89PNG")

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from imat_jax.data.corpus import Corpus, DataError, Utterance
 from imat_jax.data.statistics import Moments
@@ -83,13 +84,13 @@ class Summary:
     moments: dict[str, Moments]
 
     def to_json(self) -> str:
-        fields = vars(self) | {"moments": {m: v.as_dict() for m, v in self.moments.items()}}
+        fields = vars(self) | {"moments": {m: v.state() for m, v in self.moments.items()}}
         return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> Summary:
         fields = json.loads(text)
-        moments = {m: Moments.from_dict(v) for m, v in fields.pop("moments").items()}
+        moments = {m: Moments.from_state(v) for m, v in fields.pop("moments").items()}
         return cls(**fields, moments=moments)
 
 
@@ -134,13 +135,18 @@ def write(
                 if len(frames):
                     summary.zero[m] += not frames.any()
                 summary.moments[m].add(frames.astype(np.float32))
-            record = connector.serialize_example(example)
+            record = _in_order(connector.serialize_example(example))
             summary.num_bytes += len(record)
             writer.write(record)
             advance()
     finally:
         writer.close()
     return summary
+
+
+def _in_order(record: bytes) -> bytes:
+    """The same record with its features sorted: else equal data has other bytes in each process."""
+    return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
 
 
 def _frames(shard: Shard, summary: Summary, utterance: Utterance, m: str, array) -> np.ndarray:

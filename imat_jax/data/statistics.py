@@ -36,12 +36,16 @@ class Moments:
         self.mean += shift * (other.count / total)
         self.count = total
 
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON, exactly; `from_state` reads it."""
+        mean, squares = self.mean.tolist(), self.squares.tolist()
+        return {"count": self.count, "mean": mean, "squares": squares}
+
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Moments:
-        moments = cls(len(values["mean"]))
-        moments.count = values["frames"]
-        moments.mean = np.asarray(values["mean"], np.float64)
-        moments.squares = np.asarray(values["std"], np.float64) ** 2 * values["frames"]
+    def from_state(cls, state: Mapping[str, Any]) -> Moments:
+        moments = cls(len(state["mean"]))
+        moments.count = state["count"]
+        moments.mean, moments.squares = np.asarray(state["mean"]), np.asarray(state["squares"])
         return moments
 
     def as_dict(self) -> dict[str, Any]:

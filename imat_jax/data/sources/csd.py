@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import h5py
 import numpy as np
 
 from imat_jax.data import ids
@@ -108,10 +109,6 @@ class Sequence:
     @classmethod
     def open(cls, path: pathlib.Path) -> Sequence:
         try:
-            import h5py
-        except ImportError as error:
-            raise DataError(".csd files need h5py: pip install h5py") from error
-        try:
             file = h5py.File(path, "r")
         except OSError as error:
             raise DataError(f"{path}: not a readable HDF5 file: {error}") from error
@@ -122,8 +119,6 @@ class Sequence:
         return cls(path, file, roots[0])
 
     def _dataset(self, key: str, what: str):
-        import h5py
-
         found = self._data[key].get(what)
         where = f"{self.path}: `{self.name}/data/{key}/{what}`"
         if not isinstance(found, h5py.Dataset):
@@ -157,8 +152,6 @@ class Sequence:
 
 
 def _check_links(path: pathlib.Path, group: Any) -> None:
-    import h5py
-
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise DataError(f"{path}: `{group.name}/{name}` is a link; only plain data are read")
