@@ -1,6 +1,6 @@
 """RAVDESS: eight acted emotions, actors 1-16 / 17-20 / 21-24; speech and facial action units.
 
-python -m imat_jax.build --source=npz --input=ravdess.npz --output=data/ravdess
+python -m imat_jax.build --input=ravdess.npz --protocol=ravdess-8way --output=data/ravdess
 python -m imat_jax.train --config=configs/ravdess.py --workdir=runs/ravdess
 
 No expected result yet: the settings are not final (docs/reproduce.md).

@@ -1,6 +1,7 @@
 """Feature files of other projects: written by `foreign.py`, read by ours, built, read back."""
 
 import itertools
+import pickle
 import subprocess
 import sys
 
@@ -246,3 +247,34 @@ def test_a_few_steps_of_training_on_a_foreign_file(tmp_path):
     for command in commands:
         subprocess.run([sys.executable, *command.split()], check=True, capture_output=True)
     assert (tmp_path / "run/results.json").is_file()
+
+
+@pytest.mark.parametrize("objects", [False, True])
+@pytest.mark.parametrize("labels", ["labels", "regression_labels"])
+def test_lists_of_arrays_of_any_length_and_labels_in_any_shape(labels, objects, tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [rng.standard_normal((n, 5)) for n in (3, 1, 0, 2000)]
+    held = frames
+    if objects:
+        held = np.empty(4, object)
+        held[:] = frames
+    score = np.asarray([1.5, -3, 0, 2]).reshape(4, 1, 1)
+    ids = np.asarray([b"a[0]", b"a[1]", b"b[0]", b"c[0]"])
+    fields = {"id": ids, "audio": held, "vision": rng.standard_normal((4, 7)), labels: score}
+    with (tmp_path / "f.pkl").open("wb") as file:
+        pickle.dump({"train": fields, "extra": {"odd": [1]}, "version": 3}, file)
+    corpus = sources.open_corpus("auto", str(tmp_path / "f.pkl"))
+    assert [u.id for u in corpus.utterances] == ["a[0]", "a[1]", "b[0]", "c[0]"]
+    assert [u.annotations["sentiment"] for u in corpus.utterances] == [1.5, -3, 0, 2]
+    for utterance, wanted in zip(corpus.utterances, frames, strict=True):
+        read = corpus.read(utterance.row)
+        np.testing.assert_array_equal(read["audio"], wanted)
+        np.testing.assert_array_equal(read["vision"], fields["vision"][[utterance.row]])
+
+
+def test_features_of_two_widths_are_refused(tmp_path):
+    fields = {"id": ["a", "b"], "audio": [np.ones((2, 3)), np.ones((2, 4))], "labels": [1.0, 2.0]}
+    with (tmp_path / "f.pkl").open("wb") as file:
+        pickle.dump({"train": fields}, file)
+    with pytest.raises(DataError, match=r"f\.pkl: `train/audio` has features of widths \[3, 4\]"):
+        sources.open_corpus("auto", str(tmp_path / "f.pkl"))

@@ -10,6 +10,7 @@ without `audio_lengths` is an aligned one: a frame of audio and vision for each 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from imat_jax.data import ids, unpickle
 from imat_jax.data.checks import describe_lengths, lengths_disagree
 from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance, split_name
+from imat_jax.data.sources.padded import Sequences
 
 PROBED = 100  # utterances of a split whose stated lengths are compared with their features
 
@@ -34,19 +36,19 @@ def corpus(path: str | pathlib.Path) -> Corpus:
         raise DataError(f"{path}: no split with an `id`; it holds {', '.join(map(str, data))}")
     utterances: list[Utterance] = []
     places: list[tuple[str, int]] = []
+    sequences: dict[str, dict[str, Sequences]] = {}
     lengths: dict[str, dict[str, np.ndarray]] = {}
     disagreeing: dict[str, list[str]] = {m: [] for m in MODALITIES}
     for split, fields in splits.items():
         names = [ids.text(name) for name in np.asarray(fields["id"]).reshape(-1)]
-        present = [m for m in MODALITIES if m in fields]
-        for m in present:
-            shape = getattr(fields[m], "shape", ())
-            if len(shape) != 3 or shape[0] != len(names):
-                raise DataError(
-                    f"{path}: `{split}/{m}` has shape {shape}, not ({len(names)}, frames, width)"
-                )
+        present = {
+            m: Sequences(fields[m], f"{path}: `{split}/{m}`", len(names))
+            for m in MODALITIES
+            if m in fields
+        }
+        sequences[split] = present
         annotations = _annotations(path, split, fields, len(names))
-        lengths[split] = {m: _lengths(fields, m, len(names)) for m in present}
+        lengths[split] = {m: _lengths(fields, present, m) for m in present}
         texts = np.asarray(fields.get("raw_text", [""] * len(names))).reshape(-1)
         for i, name in enumerate(names):
             group, order = ids.place(name)
@@ -64,24 +66,21 @@ def corpus(path: str | pathlib.Path) -> Corpus:
             places.append((split, i))
         for m in present if "audio_lengths" in fields else ():
             for i in range(0, len(names), -(-len(names) // PROBED)):
-                if lengths_disagree(fields[m][i], lengths[split][m][i]):
+                if lengths_disagree(present[m][i], lengths[split][m][i]):
                     disagreeing[m].append(names[i])
 
     def read(row: int) -> dict[str, np.ndarray]:
         split, i = places[row]
-        return {m: splits[split][m][i][: length[i]] for m, length in lengths[split].items()}
+        return {m: sequences[split][m][i][: length[i]] for m, length in lengths[split].items()}
 
-    first = next(iter(splits.values()))
+    first, fields = next(iter(sequences.values())), next(iter(splits.values()))
     return Corpus(
         name=path.stem,
         utterances=utterances,
-        modalities={
-            m: Modality(dim=first[m].shape[2], extractor=extractor(m, first[m].shape[2]))
-            for m in lengths[next(iter(splits))]
-        },
+        modalities={m: Modality(x.dim, extractor=extractor(m, x.dim)) for m, x in first.items()},
         read=read,
         files=(str(path),),
-        facts={"aligned": "audio_lengths" not in first},
+        facts={"aligned": "audio_lengths" not in fields},
         warnings=tuple(describe_lengths(disagreeing)),
     )
 
@@ -100,17 +99,20 @@ def _annotations(path: pathlib.Path, split: str, fields: dict, count: int) -> li
     return [{kind: float(column[i]) for kind, column in values.items()} for i in range(count)]
 
 
-def _lengths(fields: dict, m: str, count: int) -> np.ndarray:
+def _lengths(fields: dict, present: Mapping[str, Sequences], m: str) -> np.ndarray:
     """Frames of each utterance that are no padding."""
+    own, text = present[m], present.get("text", present[m])
     if m != "text" and f"{m}_lengths" in fields:
         stated = np.asarray(fields[f"{m}_lengths"], np.int64).reshape(-1)
-        return np.clip(stated, 0, fields[m].shape[1])
-    same_clock = fields[m].shape[1] == fields.get("text", fields[m]).shape[1]
+        return np.clip(stated, 0, own.frames)
+    if own.frames is None:
+        return np.asarray([len(own[i]) for i in range(len(own))])
+    same_clock = own.frames == text.frames
     if "text_bert" in fields and same_clock:
-        mask = np.stack([np.asarray(fields["text_bert"][i])[1] for i in range(count)])
+        mask = np.stack([np.asarray(fields["text_bert"][i])[1] for i in range(len(own))])
         return mask.astype(np.int64).sum(axis=1)
-    clock = fields["text"] if m != "text" and same_clock and "text" in fields else fields[m]
-    return np.asarray([_last_frame(clock[i]) for i in range(count)])
+    clock = text if same_clock else own
+    return np.asarray([_last_frame(clock[i]) for i in range(len(own))])
 
 
 def _last_frame(frames: np.ndarray) -> int:

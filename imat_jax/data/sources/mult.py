@@ -16,6 +16,7 @@ import numpy as np
 from imat_jax.data import ids, unpickle
 from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance, split_name
 from imat_jax.data.sources.mmsa import extractor
+from imat_jax.data.sources.padded import Sequences
 
 PAIRS = ("neutral", "happy", "sad", "angry")
 
@@ -31,18 +32,15 @@ def corpus(path: str | pathlib.Path) -> Corpus:
     splits = {s: v for s, v in data.items() if isinstance(v, dict) and "labels" in v}
     if not splits:
         raise DataError(f"{path}: no split with `labels`; it holds {', '.join(map(str, data))}")
-    first = next(iter(splits.values()))
-    present = [m for m in MODALITIES if m in first]
+    present = [m for m in MODALITIES if m in next(iter(splits.values()))]
+    sequences: dict[str, dict[str, Sequences]] = {}
     utterances: list[Utterance] = []
     places: list[tuple[str, int]] = []
     for split, fields in splits.items():
         count = len(fields["labels"])
-        for m in present:
-            shape = getattr(fields.get(m), "shape", ())
-            if len(shape) != 3 or shape[0] != count:
-                raise DataError(
-                    f"{path}: `{split}/{m}` has shape {shape}, not ({count}, frames, width)"
-                )
+        sequences[split] = {
+            m: Sequences(fields.get(m, ()), f"{path}: `{split}/{m}`", count) for m in present
+        }
         labels = np.asarray(fields["labels"], np.float64)
         for i, (name, group, order) in enumerate(_names(fields.get("id"), split, count)):
             utterances.append(
@@ -56,11 +54,13 @@ def corpus(path: str | pathlib.Path) -> Corpus:
                 )
             )
             places.append((split, i))
-    aligned = len({first[m].shape[1] for m in present}) == 1
+    first = next(iter(sequences.values()))
+    clocks = {x.frames for x in first.values()}
+    aligned = len(clocks) == 1 and None not in clocks
 
     def read(row: int) -> dict[str, np.ndarray]:
         split, i = places[row]
-        frames = {m: np.asarray(splits[split][m][i]) for m in present}
+        frames = {m: sequences[split][m][i] for m in present}
         spans = {m: (x != 0).any(axis=1) for m, x in frames.items()}
         if aligned:
             spans = dict.fromkeys(present, np.any(list(spans.values()), axis=0))
@@ -69,10 +69,7 @@ def corpus(path: str | pathlib.Path) -> Corpus:
     return Corpus(
         name=path.stem,
         utterances=utterances,
-        modalities={
-            m: Modality(dim=first[m].shape[2], extractor=extractor(m, first[m].shape[2]))
-            for m in present
-        },
+        modalities={m: Modality(x.dim, extractor=extractor(m, x.dim)) for m, x in first.items()},
         read=read,
         label_names={"pairs": PAIRS, "emotions": ids.EMOTIONS},
         files=(str(path),),

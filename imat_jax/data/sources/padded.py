@@ -1,0 +1,49 @@
+"""One modality of a split in a pickle: a padded array, or a list of arrays of any length."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from imat_jax.data.corpus import DataError
+from imat_jax.data.lazy import Array
+
+
+class Sequences:
+    """`[i]` is the frames of utterance i, [T, D], as stored: padding is the caller's business.
+
+    Args:
+      field: [N, T, D]; [N, D], one vector an utterance; or N arrays [T_i, D], a list or an array of
+        objects.
+      where: names the field in errors.
+
+    Raises:
+      DataError: another shape, or not `count` utterances.
+    """
+
+    def __init__(self, field, where: str, count: int):
+        if isinstance(field, Array | np.ndarray) and field.dtype.hasobject:
+            field = list(np.asarray(field).reshape(-1))
+        self._field, self._where = field, where
+        shape = getattr(field, "shape", None) or (len(field),)
+        if shape[0] != count or len(shape) > 3 or (len(shape) == 1 and not isinstance(field, list)):
+            raise DataError(f"{where} has shape {shape}, not ({count}, frames, width)")
+        # Frames that all are padded to; None where each has its own number.
+        self.frames = {3: lambda: shape[1], 2: lambda: 1}.get(len(shape), lambda: None)()
+        widths = {shape[-1]} if len(shape) > 1 else {self[i].shape[1] for i in range(count)} - {0}
+        if len(widths) != 1:
+            raise DataError(f"{where} has features of widths {sorted(widths)}; one is needed")
+        (self.dim,) = widths
+
+    def __len__(self) -> int:
+        return len(self._field)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        frames = np.asarray(self._field[i])
+        if frames.ndim == 1:
+            frames = frames[None] if frames.size else np.zeros((0, 0))
+        if frames.ndim != 2 or frames.dtype.kind not in "fiub":
+            raise DataError(
+                f"{self._where}: utterance {i} has shape {frames.shape} of {frames.dtype}, not "
+                "numbers (frames, width)"
+            )
+        return frames if frames.size else np.zeros((0, getattr(self, "dim", 0)), np.float32)
