@@ -16,8 +16,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.seed = 0
     # Directory of the dataset, as `imat_jax.build` wrote it.
     c.dataset = "data/tiny"
-    # Which modalities the model sees, joined by "+".
-    c.modalities = "text+audio+vision"
+    # Which modalities the model sees, joined by "+"; "": all that the dataset has.
+    c.modalities = ""
     # Passes over the training split.
     c.epochs = 20
     # Number of updates; 0: as `epochs` says.

@@ -107,7 +107,7 @@ def modalities(config, available: Mapping[str, int]) -> dict[str, int]:
       UsageError: a name that is no modality or that the dataset does not have, or features of
         another width than the config says.
     """
-    names = config.modalities.split("+")
+    names = config.modalities.split("+") if config.modalities else list(available)
     for name in names:
         if name not in available:
             raise UsageError(

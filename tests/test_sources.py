@@ -241,7 +241,7 @@ def test_a_few_steps_of_training_on_a_foreign_file(tmp_path):
     path, _ = write("mult", tmp_path, corpus="iemocap", sizes={"train": 40, "valid": 8, "test": 8})
     commands = [
         f"-m imat_jax.build --input={path} --output={tmp_path}/d",
-        f"-m imat_jax.train --config=configs/tiny.py --config.dataset={tmp_path}/d "
+        f"-m imat_jax.train --config=configs/common.py --config.dataset={tmp_path}/d "
         f"--config.steps=3 --config.model.width=8 --workdir={tmp_path}/run",
     ]
     for command in commands:
@@ -278,3 +278,36 @@ def test_features_of_two_widths_are_refused(tmp_path):
         pickle.dump({"train": fields}, file)
     with pytest.raises(DataError, match=r"f\.pkl: `train/audio` has features of widths \[3, 4\]"):
         sources.open_corpus("auto", str(tmp_path / "f.pkl"))
+
+
+def test_the_hash_of_the_features_is_recorded(tmp_path):
+    path, _ = write("npy", tmp_path)
+
+    def sources_of(name):
+        corpus = sources.open_corpus("npy", str(path))
+        return builder.build(corpus, tmp_path / name, progress=False)["sources"]
+
+    before = sources_of("a")
+    assert set(before) == {"table.csv", "text", "audio", "vision"}
+    changed = next((path / "audio").iterdir())
+    np.save(changed, np.load(changed) + 1)
+    after = sources_of("b")
+    assert {name for name in before if before[name] != after[name]} == {"audio"}
+
+
+@pytest.mark.parametrize("source", ["auto", *sources.READERS])
+def test_a_file_that_is_not_there(source, tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        sources.open_corpus(source, str(tmp_path / "nothing.pkl"))
+
+
+def test_features_beyond_the_stated_length_are_told(tmp_path):
+    path, _ = write("mmsa", tmp_path, aligned=False)
+    assert sources.open_corpus("mmsa", str(path)).warnings == ()
+    with path.open("rb") as file:
+        content = pickle.load(file)  # we wrote it
+    content["train"]["vision"][1, -1] = 1
+    with path.open("wb") as file:
+        pickle.dump(content, file)
+    (said,) = sources.open_corpus("mmsa", str(path)).warnings
+    assert said.startswith("vision: 1 utterances hold features beyond their stated length")

@@ -296,6 +296,11 @@ def _finish(
 
 
 def sha256(path: pathlib.Path) -> str:
+    """Of a file; of a folder, that of the names and the SHA-256 of all files in it."""
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.is_file())
+        lines = (f"{sha256(p)}  {p.relative_to(path)}\n" for p in inside)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -67,7 +67,7 @@ class Corpus:
       label_names: {kind of annotation: names of its classes or columns}, where the source knows.
       protocol: corpus, split and label space, e.g. `mosi-sentiment`; "" until one is applied.
       task: a name in `tasks.TASKS`, with the names of its classes or columns.
-      files: the source files, whose SHA-256 are recorded.
+      files: the source files and folders, whose SHA-256 are recorded.
       facts: anything else worth keeping in the metadata, JSON only.
       warnings: what the user should know before trusting a number.
       leaks: groups cross splits, knowingly: a published protocol that is kept for comparison.

@@ -32,8 +32,7 @@ def open_corpus(source: str, path: str, **options: Any) -> Corpus:
     Raises:
       DataError: the file is not of the format, or the format has no such option.
     """
-    if not pathlib.Path(path).exists():
-        raise DataError(f"{path}: no such file or folder")
+    _existing(path)
     if source == "auto":
         source, _ = detect(path)
     reader = READERS[source]
@@ -50,7 +49,7 @@ def detect(path: str) -> tuple[str, str]:
     Raises:
       DataError: none of the formats; says what was looked for.
     """
-    place = pathlib.Path(path)
+    place = _existing(path)
     if place.is_dir():
         found = _detect_folder(place)
     elif place.suffix == ".npz":
@@ -67,6 +66,13 @@ def detect(path: str) -> tuple[str, str]:
             "if it is one of them, say --source=NAME to see what is amiss"
         )
     return found
+
+
+def _existing(path: str) -> pathlib.Path:
+    place = pathlib.Path(path)
+    if not place.exists():
+        raise DataError(f"{path}: no such file or folder")
+    return place
 
 
 def _detect_folder(place: pathlib.Path) -> tuple[str, str] | None:

@@ -61,7 +61,7 @@ def corpus(
         utterances=utterances,
         modalities=folders.modalities,
         read=folders.read,
-        files=(*map(str, tables.values()), str(home / "label_map.json")),
+        files=(*map(str, tables.values()), str(home / "label_map.json"), *folders.paths),
         facts={"emobox_fold": fold},
     )
 

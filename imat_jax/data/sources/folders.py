@@ -29,6 +29,10 @@ class FeatureFolders:
         self.names = list(names)
         self.modalities = {m: self._modality(m) for m in self.folders}
 
+    @property
+    def paths(self) -> list[str]:
+        return [str(folder) for folder in self.folders.values()]
+
     def _modality(self, m: str) -> Modality:
         folder = self.folders[m]
         if not folder.is_dir():

@@ -74,7 +74,7 @@ def corpus(path: str | pathlib.Path, features: Mapping[str, str] | None = None) 
         utterances=utterances,
         modalities=folders.modalities,
         read=folders.read,
-        files=(str(table),),
+        files=(str(table), *folders.paths),
     )
 
 

@@ -62,7 +62,7 @@ def corpus(path: str | pathlib.Path, features: Mapping[str, str] | None = None) 
         modalities=folders.modalities,
         read=folders.read,
         label_names={"dimensions": [c.removeprefix("label:") for c in named]},
-        files=(str(path),),
+        files=(str(path), *folders.paths),
     )
 
 

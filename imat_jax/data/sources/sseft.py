@@ -68,7 +68,7 @@ def corpus(path: str | pathlib.Path, features: Mapping[str, str] | None = None) 
         utterances=utterances,
         modalities=folders.modalities,
         read=folders.read,
-        files=tuple(files),
+        files=(*files, *folders.paths),
     )
 
 
