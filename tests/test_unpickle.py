@@ -89,6 +89,10 @@ def claiming(shape) -> bytes:
         (claiming((1 << 40,)), "has 12 bytes"),
         (claiming((1 << 62, 1 << 62)), "has 12 bytes"),
         (claiming((-3,)), "has 12 bytes"),
+        (
+            b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85R.",
+            "bytearray of a int",
+        ),
         (pickle.dumps(np.zeros(2, [("a", "f4")])), "dtype 'V4' are not read"),
         (pickle.dumps(np.zeros(2, "M8[s]")), "dtype 'M8' are not read"),
         (b"\x80\x02Ppersistent\n.", "persistent"),

@@ -11,6 +11,7 @@ file and reads the rows that are asked for. A 12 GB pickle opens in seconds, in 
 from __future__ import annotations
 
 import collections
+import functools
 import io
 import os
 import pathlib
@@ -144,8 +145,10 @@ class _Unpickler(pickle._Unpickler):
             ("_codecs", "encode"): _encode,
         }
         for module_of_builtins in ("builtins", "__builtin__"):
-            for kind in (bytearray, bytes, complex, dict, float, frozenset, int, list, set, tuple):
+            for kind in (complex, dict, float, frozenset, int, list, set, tuple):
                 allowed[module_of_builtins, kind.__name__] = kind
+            for kind in (bytearray, bytes):
+                allowed[module_of_builtins, kind.__name__] = functools.partial(_characters, kind)
             allowed |= {(module_of_builtins, "str"): str, (module_of_builtins, "bool"): bool}
             allowed |= {(module_of_builtins, "long"): int, (module_of_builtins, "unicode"): str}
         if (module, name) not in allowed:
@@ -213,6 +216,13 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.BINUNICODE[0]] = lambda self: self._load_text("<I")
     dispatch[pickle.BINUNICODE8[0]] = lambda self: self._load_text("<Q")
     dispatch[pickle.LONG4[0]] = lambda self: self._load_long("<I")
+
+
+def _characters(kind: type, *arguments: Any) -> Any:
+    """bytes or bytearray; of a number, they would be as many zeros as the number says."""
+    if arguments and not isinstance(arguments[0], bytes | bytearray | str | list):
+        raise pickle.UnpicklingError(f"{kind.__name__} of a {type(arguments[0]).__name__}")
+    return kind(*arguments)
 
 
 def _encode(text: str, encoding: str) -> bytes:
