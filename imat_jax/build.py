@@ -54,11 +54,13 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     f = flags.FLAGS
-    reopen = _opener(f)
+    source = _source(f)
+    reopen = _opener(f, source)
     corpus = reopen()
-    protocol = protocols.PROTOCOLS.get(f.protocol)
-    fold = f.fold if protocol is None or protocol.folds or f.source != "emobox" else None
-    corpus = protocols.apply(corpus, f.protocol, fold if protocol else None)
+    if f.fold and not f.protocol and source != "emobox":
+        raise UsageError(f"--fold={f.fold}: no --protocol that it is a fold of")
+    folds = f.protocol and protocols.PROTOCOLS[f.protocol].folds
+    corpus = protocols.apply(corpus, f.protocol, f.fold if folds or source != "emobox" else None)
     if f.hold_out:
         corpus = protocols.hold_out(corpus, f.hold_out)
     workers = f.workers or os.cpu_count() or 1
@@ -79,20 +81,24 @@ def main(argv: list[str]) -> None:
         print("\nno validation split: training needs one; see --protocol and --hold_out")
 
 
-def _opener(f: flags.FlagValues) -> functools.partial:
+def _source(f: flags.FlagValues) -> str:
+    if f.source != "synthetic" and not f.input:
+        raise UsageError(f"--source={f.source} needs --input=FILE_OR_FOLDER")
+    if f.source != "auto":
+        return f.source
+    source, why = sources.detect(f.input)
+    print(f"{f.input}: {source} ({why})", file=sys.stderr)
+    return source
+
+
+def _opener(f: flags.FlagValues, source: str) -> functools.partial:
     """What opens the source, here and in other processes."""
-    if f.source == "synthetic":
+    if source == "synthetic":
         try:
             sizes = dict(zip(("train", "valid", "test"), map(int, f.sizes), strict=True))
         except ValueError as error:
             raise UsageError(f"--sizes takes three numbers, not {','.join(f.sizes)}") from error
         return functools.partial(synthetic.corpus, sizes, f.seed)
-    if not f.input:
-        raise UsageError(f"--source={f.source} needs --input=FILE_OR_FOLDER")
-    source = f.source
-    if source == "auto":
-        source, why = sources.detect(f.input)
-        print(f"{f.input}: {source} ({why})", file=sys.stderr)
     try:
         features = dict(item.split("=", 1) for item in f.features)
     except ValueError as error:

@@ -155,6 +155,7 @@ def _example(dataset: Dataset) -> Iterator[str]:
     for key in ("id", "group", "order", "label", "annotation", "transcript"):
         value = record.get(key, "")
         said = value.decode() if isinstance(value, bytes) else str(value)
+        said = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said)
         yield f"{key}: {said[:200]}"
     for m in dataset.dims:
         values = np.asarray(record[m][0][:4], np.float32) if len(record[m]) else []

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from imat_jax.data import builder, protocols
+from imat_jax.data import builder, ids, protocols
 from imat_jax.data.corpus import Corpus, DataError, Modality, Utterance
 from imat_jax.data.dataset import Dataset
 from imat_jax.data.sources import npz
@@ -20,6 +20,11 @@ def corpus(utterances, **kw):
         utterances=[dataclasses.replace(u, row=i) for i, u in enumerate(utterances)],
         modalities={"audio": Modality(dim=2)},
         read=lambda row: {"audio": np.full((3, 2), row, np.float32)},
+        label_names={
+            "dimensions": ("valence", "arousal", "dominance"),
+            "emotions": ids.EMOTIONS,
+            "pairs": ("neutral", "happy", "sad", "angry"),
+        },
         **kw,
     )
 
@@ -98,7 +103,6 @@ def test_the_disjoint_one_does_not(tmp_path):
 def test_pairs_are_put_in_the_order_of_the_protocol():
     made = corpus(
         [Utterance("a", 0, {"pairs": [1, 0, 0, 1]}, s) for s in ("train", "valid", "test")],
-        label_names={"pairs": ("neutral", "happy", "sad", "angry")},
     )
     applied = protocols.apply(made, "iemocap-binary-published")
     assert applied.class_names == ("neutral", "sad", "angry", "happy")

@@ -16,6 +16,7 @@ import math
 import multiprocessing
 import os
 import pathlib
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,8 +69,7 @@ def build(
     if nonfinite not in records.NONFINITE:
         raise ValueError(f"nonfinite is one of {records.NONFINITE}, not {nonfinite!r}")
     output = pathlib.Path(output).absolute()
-    if output.exists() and not overwrite:
-        raise DataError(f"{output} exists already; give another --output, or --overwrite")
+    _check_output(output, corpus, overwrite)
     if not corpus.utterances:
         raise DataError(f"{corpus.name} has no example")
     if not corpus.task:
@@ -162,9 +162,27 @@ def _bar(planned: Sequence[Shard], progress: bool) -> tqdm.tqdm:
     return tqdm.tqdm(total=total, desc="build", unit="utt", disable=not progress)
 
 
+def _check_output(output: pathlib.Path, corpus: Corpus, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise DataError(f"{output} exists already; give another --output, or --overwrite")
+    if output.exists() and not (output / "dataset_info.json").is_file():
+        raise DataError(f"{output} is not a dataset; --overwrite replaces nothing else")
+    for file in map(pathlib.Path, corpus.files):
+        if output == file.absolute() or output in file.absolute().parents:
+            raise DataError(f"{output} holds the input {file}; give another --output")
+
+
 def _check_identity(corpus: Corpus) -> None:
     split_of_group: dict[str, str] = {}
     for split, utterances in corpus.splits().items():
+        if not re.fullmatch(r"[A-Za-z]\w*", split):
+            raise DataError(f"a split is called {split!r}; letters, digits and _ are for names")
+        bad = [u for u in utterances if not np.isfinite(np.asarray(u.label, float)).all()]
+        if bad:
+            raise DataError(
+                f"{len(bad)} labels of split {split!r} are not finite, such as that of "
+                f"{bad[0].id!r}: {bad[0].label}; leave these utterances out of the source"
+            )
         seen: set[str] = set()
         for utterance in utterances:
             if utterance.id in seen:
@@ -195,7 +213,9 @@ def _shards(
         count = min(wanted or math.ceil(max(expected, 1) / SHARD_BYTES), len(utterances))
         bounds = np.linspace(0, len(utterances), count + 1).astype(int)
         for k in range(count):
-            name = f"{corpus.name}-{split}.array_record-{k:05d}-of-{count:05d}"
+            # TFDS tells the parts of a file's name apart by dots and dashes.
+            name = re.sub(r"\W+", "_", corpus.name) or "corpus"
+            name = f"{name}-{split}.array_record-{k:05d}-of-{count:05d}"
             rows = utterances[bounds[k] : bounds[k + 1]]
             yield Shard(split, directory / name, rows, dims, features, dtype, nonfinite)
 
@@ -209,7 +229,7 @@ def _metadata(
         "class_names": list(corpus.class_names),
         "dtype": dtype,
         "modalities": {m: dataclasses.asdict(i) for m, i in corpus.modalities.items()},
-        "sources": {pathlib.Path(f).name: sha256(pathlib.Path(f)) for f in corpus.files},
+        "sources": {name: sha256(path) for name, path in _short_names(corpus.files).items()},
         "splits": {},
         "nonfinite": {"policy": nonfinite},
         "warnings": list(corpus.warnings),
@@ -245,6 +265,16 @@ def _metadata(
                 moments[m].merge(summary.moments[m])
         metadata["statistics"] = {m: v.as_dict() for m, v in moments.items()}
     return metadata
+
+
+def _short_names(files: Sequence[str]) -> dict[str, pathlib.Path]:
+    """{last part of the path, with as many before it as tell them apart: path}."""
+    paths = [pathlib.Path(f).absolute() for f in files]
+    for parts in range(1, 20):
+        names = ["/".join(p.parts[-parts:]) for p in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return dict(zip(names, paths, strict=True)) if paths else {}
 
 
 def _lengths(summaries: Sequence[Summary], split: str, m: str) -> list[int]:

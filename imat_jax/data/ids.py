@@ -19,7 +19,9 @@ _SEGMENT = (
 
 def text(value: Any) -> str:
     """A string from bytes, str or anything NumPy makes of them."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value).encode(errors="replace").decode()  # no lone surrogates
 
 
 def place(name: str) -> tuple[str, int]:

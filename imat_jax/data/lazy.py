@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import collections
+import io
 import os
 import pathlib
 import shutil
 import tempfile
 import zipfile
-from typing import Any
+from collections.abc import Container
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from imat_jax.data.corpus import DataError
 
+EMPTY = 1 << 24  # longest axis of an array without bytes
 
-class Span(collections.namedtuple("Span", "offset length")):
-    """Bytes that were left in the file."""
 
-    __slots__ = ()
+class Span(NamedTuple):
+    """Bytes that were left in the file; `is_text`: they are Python 2's `str`."""
 
-    def __len__(self) -> int:
-        return self.length
+    offset: int
+    length: int
+    is_text: bool = False
 
 
 class Array:
@@ -48,8 +50,11 @@ class Array:
         for n in self.shape:
             self.size *= n
         item = 1 if self.dtype.hasobject else self.dtype.itemsize
-        if min(self.shape, default=0) < 0 or len(raw) != self.size * item:
-            raise ValueError(f"an array of shape {self.shape}, {dtype} has {len(raw)} bytes")
+        length = raw.length if isinstance(raw, Span) else len(raw)
+        # What takes no bytes can have any shape; loops over it would not end.
+        endless = not self.size * item and max(self.shape, default=0) > EMPTY
+        if min(self.shape, default=0) < 0 or length != self.size * item or endless:
+            raise ValueError(f"an array of shape {self.shape}, {dtype} has {length} bytes")
 
     @property
     def ndim(self) -> int:
@@ -66,7 +71,10 @@ class Array:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, which: int | slice) -> Any:
-        if not isinstance(self._raw, Span) or self._fortran:
+        if isinstance(self._raw, Span) and self._fortran:
+            where = dict(mode="r", offset=self._raw.offset, shape=self.shape, order="F")
+            return np.array(np.memmap(self._path, self.dtype, **where)[which])
+        if not isinstance(self._raw, Span):
             return np.asarray(self)[which]
         if not isinstance(which, slice):
             if not -len(self) <= which < len(self):
@@ -96,8 +104,10 @@ class Array:
         return values if dtype is None else values.astype(dtype)
 
 
-def read_npz(path: pathlib.Path, large: int = 1 << 26) -> dict[str, np.ndarray | Array]:
-    """The arrays of an `.npz` archive; those of more than `large` bytes stay in a file.
+def read_npz(
+    path: pathlib.Path, names: Container[str], large: int = 1 << 26
+) -> dict[str, np.ndarray | Array]:
+    """The arrays `names` of an `.npz` archive; those of more than `large` bytes stay in a file.
 
     That file is the archive itself, or a temporary one for members that are compressed.
 
@@ -109,13 +119,17 @@ def read_npz(path: pathlib.Path, large: int = 1 << 26) -> dict[str, np.ndarray |
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 name = info.filename.removesuffix(".npy")
+                if name not in names:
+                    continue
                 if info.file_size <= large:
-                    with archive.open(info) as file:
-                        arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+                    content = archive.read(info)
+                    npy_header(io.BytesIO(content), len(content))
+                    stream = io.BytesIO(content)
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
                 elif info.compress_type == zipfile.ZIP_STORED:
-                    arrays[name] = _npy(path, _member_offset(path, info))
+                    arrays[name] = _npy(path, _member_offset(path, info), info.file_size)
                 else:
-                    arrays[name] = _npy(_unpacked(archive, info), 0)
+                    arrays[name] = _npy(_unpacked(archive, info), 0, info.file_size)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable .npz archive without pickles: {error}") from error
     return arrays
@@ -141,15 +155,32 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> pathlib.Path:
     return path
 
 
-def _npy(path: pathlib.Path, offset: int) -> Array:
+def _npy(path: pathlib.Path, offset: int, size: int) -> Array:
     with path.open("rb") as file:
         file.seek(offset)
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            header = np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(file)
+        shape, fortran, dtype = npy_header(file, size)
         if dtype.hasobject:
             raise ValueError("an array of objects")
-        length = dtype.itemsize * int(np.prod(shape, dtype=np.float64))
-        return Array(path, Span(file.tell(), length), dtype, shape, fortran)
+        span = Span(file.tell(), size - (file.tell() - offset))
+        return Array(path, span, dtype, shape, fortran)
+
+
+def npy_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, Fortran order, dtype) from where `file` stands; the array of `size` bytes fits them.
+
+    Raises:
+      ValueError: no such header, or it promises another number of bytes than there are.
+    """
+    start = file.tell()
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    promised = dtype.itemsize
+    for n in shape:
+        promised *= n
+    there = size - (file.tell() - start)
+    if not dtype.hasobject and promised != there:
+        raise ValueError(f"a header for {promised:,} bytes where {there:,} follow")
+    return shape, fortran, dtype

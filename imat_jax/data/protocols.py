@@ -265,7 +265,7 @@ def _label(protocol: Protocol, corpus: Corpus, utterance: Utterance) -> Any:
     """The label of `utterance`, or None if the protocol has none for it."""
     annotations = utterance.annotations
     if protocol.task == "binary_pairs" and "pairs" in annotations:
-        names = [n.lower() for n in corpus.label_names["pairs"]]
+        names = [name.lower() for name in corpus.label_names["pairs"]]
         present = dict(zip(names, annotations["pairs"], strict=True))
         return [float(present[c]) for c in protocol.class_names]
     if protocol.kind not in annotations:
@@ -278,10 +278,16 @@ def _label(protocol: Protocol, corpus: Corpus, utterance: Utterance) -> Any:
         if protocol.task == "binary_pairs":
             return [float(c == known) for c in protocol.class_names]
         return protocol.class_names.index(known)
-    if protocol.task == "sentiment":
-        return float(value)
-    values = [value] if protocol.kind == "sentiment" else value
-    return [float(v) for v in values]
+    if protocol.kind == "sentiment":
+        return float(value) if protocol.task == "sentiment" else [float(value)]
+    names = [name.lower() for name in corpus.label_names.get(protocol.kind, ())]
+    lacking = [c for c in protocol.class_names if c not in names]
+    if lacking or len(names) != len(value):
+        raise DataError(
+            f"{', '.join(corpus.files)}: {protocol.name} needs {', '.join(protocol.class_names)}; "
+            f"the columns here are {', '.join(names) or 'without names'}"
+        )
+    return [float(value[names.index(c)]) for c in protocol.class_names]
 
 
 def _count(protocol: Protocol, corpus: Corpus, fold: int | None) -> list[str]:
@@ -331,6 +337,8 @@ def hold_out(corpus: Corpus, share: float) -> Corpus:
     """
     if any(u.split == "valid" for u in corpus.utterances):
         raise DataError("--hold_out: there is a validation split already")
+    if not 0 < share < 1:
+        raise DataError(f"--hold_out is a share of train between 0 and 1, not {share}")
 
     def move(utterance: Utterance) -> Utterance:
         name = (utterance.group or utterance.id).encode()
@@ -341,6 +349,8 @@ def hold_out(corpus: Corpus, share: float) -> Corpus:
 
     facts = {**corpus.facts, "hold_out": share}
     utterances = [move(u) for u in corpus.utterances]
+    if not {"train", "valid"} <= {u.split for u in utterances}:
+        raise DataError(f"--hold_out={share} leaves train or valid empty: too few groups")
     return dataclasses.replace(corpus, utterances=utterances, facts=facts)
 
 
@@ -371,9 +381,12 @@ def _as_it_is(corpus: Corpus) -> Corpus:
         for u in corpus.utterances
         if kind in u.annotations
     ]
+    lost = len(corpus.utterances) - len(kept)
+    warning = f"{lost} utterances without a {kind} are left out"
     return dataclasses.replace(
         corpus,
         utterances=kept,
+        warnings=(*corpus.warnings, *([warning] if lost else [])),
         protocol=corpus.protocol or corpus.name,
         task=kinds[kind],
         class_names=tuple(names) if kind != "sentiment" else (),

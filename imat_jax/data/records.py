@@ -120,7 +120,7 @@ def write(
     writer = ArrayRecordWriter(str(shard.path), "group_size:1,zstd:1")
     try:
         for utterance in shard.utterances:
-            arrays = read(utterance.row)
+            arrays = _read(read, utterance)
             example = {
                 "id": utterance.id,
                 "group": utterance.group or utterance.id,
@@ -144,6 +144,15 @@ def write(
     return summary
 
 
+def _read(read: Callable[[int], Mapping[str, np.ndarray]], utterance: Utterance) -> Mapping:
+    try:
+        return read(utterance.row)
+    except DataError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise DataError(f"features of {utterance.id!r} cannot be read: {error!r}") from error
+
+
 def _in_order(record: bytes) -> bytes:
     """The same record with its features sorted: else equal data has other bytes in each process."""
     return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
@@ -151,7 +160,7 @@ def _in_order(record: bytes) -> bytes:
 
 def _frames(shard: Shard, summary: Summary, utterance: Utterance, m: str, array) -> np.ndarray:
     dim = shard.dims[m]
-    frames = np.zeros((0, dim)) if array is None else np.asarray(array)
+    frames = np.zeros((0, dim)) if array is None or not np.size(array) else np.asarray(array)
     if frames.ndim != 2 or frames.shape[1] != dim:
         raise DataError(f"{utterance.id!r}: `{m}` has shape {frames.shape}, not (frames, {dim})")
     with np.errstate(over="ignore"):  # beyond float16's range; found below as infinity

@@ -10,7 +10,6 @@ file and reads the rows that are asked for. A 12 GB pickle opens in seconds, in 
 
 from __future__ import annotations
 
-import collections
 import functools
 import io
 import os
@@ -24,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from imat_jax.data.corpus import DataError
-from imat_jax.data.lazy import Array, Span
+from imat_jax.data.lazy import Array, Span, npy_header
 
 LAZY = 1 << 12  # bytes; what is shorter is kept in memory
 SMALL_FILE = 1 << 28  # bytes; most that a member of an archive may unpack to
@@ -67,11 +66,7 @@ def load_npz(path: str | os.PathLike) -> dict[str, Any]:
 
 def _npy(content: bytes, path: pathlib.Path) -> Any:
     stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0
-    if version != (1, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    shape, _, dtype = npy_header(stream, len(content))
     if not dtype.hasobject:
         return np.load(io.BytesIO(content), allow_pickle=False)
     objects = np.asarray(_Unpickler(stream, len(content), path, lazy=False).load())
@@ -122,7 +117,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load(self) -> Any:
         try:
-            return super().load()
+            return self._resolved(super().load())
         except _Refused as error:
             raise DataError(
                 f"{self._path}: this pickle wants to run or import {error}, which is not data; "
@@ -136,21 +131,24 @@ class _Unpickler(pickle._Unpickler):
         module = module.replace("numpy._core", "numpy.core")
         allowed = {
             ("numpy", "dtype"): _DType,
-            ("numpy", "ndarray"): _Array,
+            ("numpy", "ndarray"): "ndarray",  # named by _reconstruct; nothing can be made of it
             ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(self._path),
             ("numpy.core.multiarray", "scalar"): self._scalar,
             ("numpy.core.numeric", "_frombuffer"): self._frombuffer,
-            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("collections", "OrderedDict"): functools.partial(_hashed, dict),
             ("collections", "defaultdict"): lambda *_: {},
             ("_codecs", "encode"): _encode,
         }
         for module_of_builtins in ("builtins", "__builtin__"):
-            for kind in (complex, dict, float, frozenset, int, list, set, tuple):
+            for kind in (complex, float, int, list, tuple):
                 allowed[module_of_builtins, kind.__name__] = kind
             for kind in (bytearray, bytes):
                 allowed[module_of_builtins, kind.__name__] = functools.partial(_characters, kind)
-            allowed |= {(module_of_builtins, "str"): str, (module_of_builtins, "bool"): bool}
-            allowed |= {(module_of_builtins, "long"): int, (module_of_builtins, "unicode"): str}
+            for kind in (dict, set, frozenset):
+                allowed[module_of_builtins, kind.__name__] = functools.partial(_hashed, kind)
+            for alias in ("str", "unicode"):
+                allowed[module_of_builtins, alias] = functools.partial(_characters, str)
+            allowed |= {(module_of_builtins, "bool"): bool, (module_of_builtins, "long"): int}
         if (module, name) not in allowed:
             raise _Refused(f"{module}.{name}")
         return allowed[module, name]
@@ -185,6 +183,54 @@ class _Unpickler(pickle._Unpickler):
         else:
             self.append(kind(self.read(length)))
 
+    def _resolved(self, value: Any) -> Any:
+        """`value` as it is kept in a list or dict: what is no array is not left in the file."""
+        if isinstance(value, tuple) and any(isinstance(member, Span) for member in value):
+            return tuple(map(self._resolved, value))
+        if not isinstance(value, Span):
+            return value
+        content = os.pread(self._file.fileno(), value.length, value.offset)
+        return content.decode("latin1") if value.is_text else content
+
+    def _load_append(self) -> None:
+        self.stack[-1] = self._resolved(self.stack[-1])
+        super().load_append()
+
+    def _load_appends(self) -> None:
+        self.stack[:] = map(self._resolved, self.stack)
+        super().load_appends()
+
+    def _load_setitem(self) -> None:
+        self.stack[-1] = self._resolved(self.stack[-1])
+        _plain(self.stack[-2])
+        super().load_setitem()
+
+    def _load_setitems(self) -> None:
+        self.stack[:] = map(self._resolved, self.stack)
+        for key in self.stack[::2]:
+            _plain(key)
+        super().load_setitems()
+
+    def _load_dict(self) -> None:
+        self.stack[:] = map(self._resolved, self.stack)
+        for key in self.stack[::2]:
+            _plain(key)
+        super().load_dict()
+
+    def _load_list(self) -> None:
+        self.stack[:] = map(self._resolved, self.stack)
+        super().load_list()
+
+    def _load_members(self) -> None:
+        for member in self.stack:
+            _plain(member)
+        super().load_additems()
+
+    def _load_frozenset(self) -> None:
+        for member in self.stack:
+            _plain(member)
+        super().load_frozenset()
+
     def _load_text(self, header: str) -> None:
         (length,) = struct.unpack(header, self.read(struct.calcsize(header)))
         self.append(str(self.read(self._bounded(length)), "utf-8", "surrogatepass"))
@@ -195,8 +241,11 @@ class _Unpickler(pickle._Unpickler):
 
     def _load_python2(self, header: str) -> None:
         self._load_blob(header)
-        if isinstance(self.stack[-1], bytes):
-            self.stack[-1] = self.stack[-1].decode("latin1")
+        last = self.stack[-1]
+        if isinstance(last, Span):
+            self.stack[-1] = last._replace(is_text=True)
+        else:
+            self.stack[-1] = last.decode("latin1")
 
     def _load_frame(self) -> None:
         self.read(8)  # a frame's length; only what is inside matters
@@ -208,6 +257,14 @@ class _Unpickler(pickle._Unpickler):
         self.stack[-1].__setstate__(state)
 
     dispatch[pickle.FRAME[0]] = _load_frame
+    dispatch[pickle.APPEND[0]] = _load_append
+    dispatch[pickle.APPENDS[0]] = _load_appends
+    dispatch[pickle.SETITEM[0]] = _load_setitem
+    dispatch[pickle.SETITEMS[0]] = _load_setitems
+    dispatch[pickle.DICT[0]] = _load_dict
+    dispatch[pickle.LIST[0]] = _load_list
+    dispatch[pickle.ADDITEMS[0]] = _load_members
+    dispatch[pickle.FROZENSET[0]] = _load_frozenset
     dispatch[pickle.BUILD[0]] = _load_build
     dispatch[pickle.BINBYTES[0]] = lambda self: self._load_blob("<I")
     dispatch[pickle.BINBYTES8[0]] = lambda self: self._load_blob("<Q")
@@ -219,10 +276,28 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _characters(kind: type, *arguments: Any) -> Any:
-    """bytes or bytearray; of a number, they would be as many zeros as the number says."""
+    """bytes, bytearray or str, of characters only.
+
+    Of a number it would be as many zeros as the number says, of nested tuples a text without end.
+    """
     if arguments and not isinstance(arguments[0], bytes | bytearray | str | list):
         raise pickle.UnpicklingError(f"{kind.__name__} of a {type(arguments[0]).__name__}")
     return kind(*arguments)
+
+
+def _hashed(kind: type, *arguments: Any) -> Any:
+    """dict, set or frozenset whose keys are plain; pairs, where it is a dict."""
+    for argument in arguments:
+        for member in argument:
+            _plain(member[0] if kind is dict and not isinstance(argument, dict) else member)
+    return kind(*arguments)
+
+
+def _plain(key: Any) -> Any:
+    """`key`; the hash of a tuple of tuples can take for ever."""
+    if not isinstance(key, str | bytes | int | float | complex | None | np.generic):
+        raise pickle.UnpicklingError(f"a key or member of type {type(key).__name__}")
+    return key
 
 
 def _encode(text: str, encoding: str) -> bytes:

@@ -40,7 +40,14 @@ def open_corpus(source: str, path: str, **options: Any) -> Corpus:
     for name in given:
         if name not in inspect.signature(reader).parameters:
             raise DataError(f"--{name} says nothing to --source={source}")
-    return reader(path, **given)
+    try:
+        return reader(path, **given)
+    except DataError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: not what --source={source} reads (docs/data.md): {error!r}"
+        ) from error
 
 
 def detect(path: str) -> tuple[str, str]:

@@ -32,6 +32,7 @@ KNOWN = {
 }
 EPSILON = 1e-5  # seconds; what touches a segment less than this is not in it
 LARGEST = 1 << 34  # bytes of one data set
+MOST_PACKED = 1000  # times that gzip makes data smaller
 
 
 def corpus(
@@ -113,32 +114,33 @@ class Sequence:
         except OSError as error:
             raise DataError(f"{path}: not a readable HDF5 file: {error}") from error
         _check_links(path, file)
-        roots = [n for n in file if "data" in file[n]]
+        roots = [n for n in file if isinstance(file[n], h5py.Group) and "data" in file[n]]
         if len(roots) != 1:
             raise DataError(f"{path}: not a computational sequence: its roots are {list(file)}")
         return cls(path, file, roots[0])
 
     def _dataset(self, key: str, what: str):
-        found = self._data[key].get(what)
+        group = self._data[key]
+        found = group.get(what) if isinstance(group, h5py.Group) else None
         where = f"{self.path}: `{self.name}/data/{key}/{what}`"
         if not isinstance(found, h5py.Dataset):
             raise DataError(f"{where} is not there")
         if found.external or found.is_virtual or h5py.check_ref_dtype(found.dtype):
             raise DataError(f"{where} points outside of itself; only plain data are read")
-        if found.nbytes > LARGEST:
-            raise DataError(f"{where} claims {found.nbytes:,} bytes")
+        stored = found.id.get_storage_size()
+        if found.nbytes > LARGEST or found.nbytes > MOST_PACKED * max(stored, 1024):
+            raise DataError(f"{where} claims {found.nbytes:,} bytes, and holds {stored:,}")
         return found
 
-    def read(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """features [n, D] and intervals [n, 2] in seconds."""
+    def read(self, key: str) -> tuple[h5py.Dataset, np.ndarray]:
+        """features [n, D], not read yet, and intervals [n, 2] in seconds."""
         features, intervals = self._dataset(key, "features"), self._dataset(key, "intervals")
         if intervals.shape != (len(features), 2):
             raise DataError(
                 f"{self.path}: `{key}` has {features.shape} features and {intervals.shape} "
                 "intervals; one interval a row is needed"
             )
-        values = features[()]
-        return values.reshape(len(values), -1), intervals[()].astype(np.float64)
+        return features, intervals[()].astype(np.float64)
 
     def cut(self, key: str, span: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Frames that overlap `span` = (start, end), and their intervals; in the order of time."""
@@ -147,16 +149,27 @@ class Sequence:
         features, intervals = self.read(key)
         inside = (intervals[:, 0] < span[1] - EPSILON) & (intervals[:, 1] > span[0] + EPSILON)
         order = np.flatnonzero(inside)
+        if not len(order):
+            return np.zeros((0, self.dim), np.float32), np.zeros((0, 2))
+        start, stop = order[0], order[-1] + 1
+        values = features[start:stop].reshape(stop - start, self.dim)
         order = order[np.argsort(intervals[order, 0], kind="stable")]
-        return features[order], intervals[order]
+        return values[order - start], intervals[order]
 
 
-def _check_links(path: pathlib.Path, group: Any) -> None:
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise DataError(f"{path}: `{group.name}/{name}` is a link; only plain data are read")
-        if isinstance(group[name], h5py.Group):
-            _check_links(path, group[name])
+def _check_links(path: pathlib.Path, file: h5py.File) -> None:
+    """Every name is a hard link, and no group is inside itself."""
+    seen, waiting = set(), [file]
+    while waiting:
+        group = waiting.pop()
+        if group.id.__hash__() in seen:
+            raise DataError(f"{path}: `{group.name}` comes twice; only trees of data are read")
+        seen.add(group.id.__hash__())
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise DataError(f"{path}: `{group.name}/{name}` is a link; only data are read")
+            if isinstance(group[name], h5py.Group):
+                waiting.append(group[name])
 
 
 def _choose(

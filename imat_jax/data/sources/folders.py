@@ -37,17 +37,18 @@ class FeatureFolders:
         folder = self.folders[m]
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder of {m} features")
-        first = next((p for p in map(functools.partial(self.path, m), self.names) if p), None)
+        there = filter(None, map(functools.partial(self.path, m), self.names))
+        first = next((frames for frames in map(_load, there) if frames.size), None)
         if first is None:
             raise DataError(
                 f"{folder}: no {m} features for any of the {len(self.names)} utterances; expected "
                 f"files such as {folder / (self.names[0] + '.npy')}"
             )
-        return Modality(dim=_load(first).shape[1], extractor=folder.name)
+        return Modality(dim=first.shape[1], extractor=folder.name)
 
     def path(self, m: str, name: str) -> pathlib.Path | None:
         path = self.folders[m] / f"{name}.npy"
-        if path.resolve().parent != self.folders[m].resolve():
+        if "/" in name or "\\" in name or "\0" in name:
             raise DataError(f"{name!r} as an id names a file outside of {self.folders[m]}")
         if path.is_file():
             return path
@@ -56,7 +57,9 @@ class FeatureFolders:
     def read(self, row: int) -> dict[str, np.ndarray]:
         """Row = place in `names`."""
         found = {m: self.path(m, self.names[row]) for m in self.folders}
-        return {m: _load(path) for m, path in found.items() if path}
+        frames = {m: _load(path) for m, path in found.items() if path}
+        empty = {m: np.zeros((0, info.dim), np.float32) for m, info in self.modalities.items()}
+        return {m: x if x.size else empty[m] for m, x in frames.items()}
 
 
 def _load(path: pathlib.Path) -> np.ndarray:
@@ -70,7 +73,9 @@ def _load(path: pathlib.Path) -> np.ndarray:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: not a readable .npy file without pickles: {error}") from error
-    if array.ndim == 1 and array.size:
+    if not array.size:
+        return np.zeros((0, 0), np.float32)
+    if array.ndim == 1:
         array = array[None]
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]

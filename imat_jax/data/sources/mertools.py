@@ -96,7 +96,9 @@ def _annotations(table: pathlib.Path, name: str, label: Any) -> dict[str, Any]:
     elif value != NONE:
         found["sentiment"] = value
     elif emotion is not None:
-        known = IEMOCAP if name.startswith("Ses") else MELD
+        known = IEMOCAP if name.startswith("Ses") else MELD if "dia" in name else ()
+        if not 0 <= int(emotion) < len(known):
+            raise DataError(f"{table}: emotion number {emotion} of {name} has no name known here")
         found["category"] = known[int(emotion)]
     return found
 

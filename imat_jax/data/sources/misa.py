@@ -33,6 +33,11 @@ def corpus(path: str | pathlib.Path) -> Corpus:
     if path.is_dir() and not files:
         raise DataError(f"{path}: no train.pkl, dev.pkl or test.pkl there")
     lists = {s: unpickle.load(f) for s, f in files.items()} if files else unpickle.load(path)
+    if not isinstance(lists, dict):
+        raise DataError(
+            f"{path}: one list; MISA keeps a file a split, give the folder of train.pkl, dev.pkl "
+            "and test.pkl"
+        )
     utterances: list[Utterance] = []
     examples: list[Any] = []
     for split, members in lists.items():
@@ -68,7 +73,10 @@ def corpus(path: str | pathlib.Path) -> Corpus:
     places = {"vision": 1, "audio": 2}
     if _ndim(examples[0][0]) == 2:
         places = {"text": 0, **places}
-    dims = {m: max(_frames(e[k]).shape[-1] for e in examples[:20]) for m, k in places.items()}
+    dims = {
+        m: next((d for e in examples if (d := _frames(e[k]).shape[-1])), 0)
+        for m, k in places.items()
+    }
     return Corpus(
         name=path.stem,
         utterances=utterances,
@@ -90,7 +98,12 @@ def split_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _features(path: pathlib.Path, split: str, i: int, example: Any) -> Sequence[Any]:
-    if not isinstance(example, tuple | list) or len(example) < 2 or len(example[0]) < 3:
+    if (
+        not isinstance(example, tuple | list)
+        or len(example) < 2
+        or not isinstance(example[0], tuple | list)
+        or len(example[0]) < 3
+    ):
         raise DataError(
             f"{path}: example {i} of `{split}` is not ((words, vision, audio, …), label, segment)"
         )

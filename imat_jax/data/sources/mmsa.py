@@ -30,7 +30,7 @@ def corpus(path: str | pathlib.Path) -> Corpus:
       DataError: not this layout; names the field.
     """
     path = pathlib.Path(path)
-    data = unpickle.load(path)
+    data = splits_of(path)
     splits = {s: v for s, v in data.items() if isinstance(v, dict) and "id" in v}
     if not splits:
         raise DataError(f"{path}: no split with an `id`; it holds {', '.join(map(str, data))}")
@@ -44,12 +44,14 @@ def corpus(path: str | pathlib.Path) -> Corpus:
         present = {
             m: Sequences(fields[m], f"{path}: `{split}/{m}`", len(names))
             for m in MODALITIES
-            if m in fields
+            if fields.get(m) is not None
         }
         sequences[split] = present
         annotations = _annotations(path, split, fields, len(names))
         lengths[split] = {m: _lengths(fields, present, m) for m in present}
         texts = np.asarray(fields.get("raw_text", [""] * len(names))).reshape(-1)
+        if len(texts) != len(names):
+            raise DataError(f"{path}: `{split}/raw_text` has not one text for each `id`")
         for i, name in enumerate(names):
             group, order = ids.place(name)
             utterances.append(
@@ -75,7 +77,15 @@ def corpus(path: str | pathlib.Path) -> Corpus:
         split, i = places[row]
         return {m: sequences[split][m][i][: length[i]] for m, length in lengths[split].items()}
 
-    first, fields = next(iter(sequences.values())), next(iter(splits.values()))
+    first = {m: x for present in reversed(sequences.values()) for m, x in present.items()}
+    first = {m: first[m] for m in MODALITIES if m in first}
+    warnings = [
+        f"{m}: not in the split {split!r}"
+        for split, present in sequences.items()
+        for m in first
+        if m not in present
+    ]
+    fields = next(iter(splits.values()))
     return Corpus(
         name=path.stem,
         utterances=utterances,
@@ -83,8 +93,15 @@ def corpus(path: str | pathlib.Path) -> Corpus:
         read=read,
         files=(str(path),),
         facts={"aligned": "audio_lengths" not in fields},
-        warnings=tuple(describe_lengths(disagreeing)),
+        warnings=(*describe_lengths(disagreeing), *warnings),
     )
+
+
+def splits_of(path: pathlib.Path) -> dict:
+    data = unpickle.load(path)
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: a {type(data).__name__}, not a dict of splits")
+    return data
 
 
 def _annotations(path: pathlib.Path, split: str, fields: dict, count: int) -> list[dict[str, Any]]:
@@ -106,14 +123,17 @@ def _lengths(fields: dict, present: Mapping[str, Sequences], m: str) -> np.ndarr
     own, text = present[m], present.get("text", present[m])
     if m != "text" and f"{m}_lengths" in fields:
         stated = np.asarray(fields[f"{m}_lengths"], np.int64).reshape(-1)
-        return np.clip(stated, 0, own.frames)
+        return np.maximum(stated, 0)
     if own.frames is None:
         return np.asarray([len(own[i]) for i in range(len(own))])
-    same_clock = own.frames == text.frames
-    if "text_bert" in fields and same_clock:
-        mask = np.stack([np.asarray(fields["text_bert"][i])[1] for i in range(len(own))])
-        return mask.astype(np.int64).sum(axis=1)
-    clock = text if same_clock else own
+    if "text_bert" in fields:
+        shape = np.shape(fields["text_bert"])
+        if len(shape) != 3 or shape[:2] != (len(own), 3):
+            raise DataError(f"{own.where}: `text_bert` beside it has shape {shape}, not (N, 3, L)")
+        if shape[2] == own.frames:
+            masks = (np.asarray(fields["text_bert"][i])[1] for i in range(len(own)))
+            return np.asarray([int(mask.sum()) for mask in masks], np.int64)
+    clock = text if own.frames == text.frames else own
     return np.asarray([_last_frame(clock[i]) for i in range(len(own))])
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from imat_jax.data import ids, unpickle
+from imat_jax.data import ids
 from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance, split_name
-from imat_jax.data.sources.mmsa import extractor
+from imat_jax.data.sources.mmsa import extractor, splits_of
 from imat_jax.data.sources.padded import Sequences
 
 PAIRS = ("neutral", "happy", "sad", "angry")
@@ -28,21 +28,22 @@ def corpus(path: str | pathlib.Path) -> Corpus:
       DataError: not this layout; names the field.
     """
     path = pathlib.Path(path)
-    data = unpickle.load(path)
+    data = splits_of(path)
     splits = {s: v for s, v in data.items() if isinstance(v, dict) and "labels" in v}
     if not splits:
         raise DataError(f"{path}: no split with `labels`; it holds {', '.join(map(str, data))}")
-    present = [m for m in MODALITIES if m in next(iter(splits.values()))]
+    present = [m for m in MODALITIES if any(m in fields for fields in splits.values())]
     sequences: dict[str, dict[str, Sequences]] = {}
     utterances: list[Utterance] = []
     places: list[tuple[str, int]] = []
     for split, fields in splits.items():
         count = len(fields["labels"])
         sequences[split] = {
-            m: Sequences(fields.get(m, ()), f"{path}: `{split}/{m}`", count) for m in present
+            m: Sequences(fields.get(m, [()] * count), f"{path}: `{split}/{m}`", count)
+            for m in present
         }
         labels = np.asarray(fields["labels"], np.float64)
-        for i, (name, group, order) in enumerate(_names(fields.get("id"), split, count)):
+        for i, (name, group, order) in enumerate(_names(path, fields.get("id"), split, count)):
             utterances.append(
                 Utterance(
                     id=name,
@@ -94,10 +95,12 @@ def _annotations(path: pathlib.Path, label: np.ndarray) -> dict[str, Any]:
     raise DataError(f"{path}: `labels` of shape {label.shape} an utterance; known are 1, 7 and 4x2")
 
 
-def _names(stored: Any, split: str, count: int) -> list[tuple[str, str, int]]:
+def _names(path: pathlib.Path, stored: Any, split: str, count: int) -> list[tuple[str, str, int]]:
     """(id, group, order) of each utterance."""
     if stored is None or not len(stored):
         return [(f"{split}-{i:05d}", "", -1) for i in range(count)]
+    if len(stored) != count:
+        raise DataError(f"{path}: `{split}/id` has {len(stored)} rows for {count} labels")
     names = []
     for row in np.asarray(stored).reshape(count, -1):
         parts = [ids.text(part) for part in row]

@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from imat_jax.data import ids
 from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance
 from imat_jax.data.lazy import Array, read_npz
 
@@ -39,13 +40,13 @@ def corpus(path: str | pathlib.Path) -> Corpus:
     transcript = arrays.get("transcript", np.full(count, ""))
     utterances = [
         Utterance(
-            id=str(arrays["ids"][i]),
+            id=ids.text(arrays["ids"][i]),
             row=i,
             annotations={kind: values[i]},
-            split=str(arrays["split"][i]),
-            group=str(group[i]),
+            split=ids.text(arrays["split"][i]),
+            group=ids.text(group[i]),
             order=int(order[i]),
-            transcript=str(transcript[i]),
+            transcript=ids.text(transcript[i]),
         )
         for i in range(count)
     ]
@@ -70,8 +71,11 @@ def _annotation(
     path: pathlib.Path, arrays: dict[str, np.ndarray | Array]
 ) -> tuple[str, list[str], list]:
     """Kind of the labels, names of classes or columns, and a value an utterance."""
-    label, names = arrays["label"], [str(n) for n in arrays.get("label_names", ())]
-    if np.issubdtype(label.dtype, np.integer):
+    label = np.asarray(arrays["label"])
+    if label.ndim > 1 and label.size == len(label):
+        label = label.reshape(-1)
+    names = [ids.text(n) for n in arrays.get("label_names", ())]
+    if np.issubdtype(label.dtype, np.integer) and label.ndim == 1:
         names = names or [str(k) for k in range(int(label.max()) + 1)]
         if label.min() < 0 or label.max() >= len(names):
             raise DataError(
@@ -80,10 +84,12 @@ def _annotation(
             )
         return "category", names, [names[k] for k in label]
     if label.ndim == 1:
+        if label.dtype.kind != "f":
+            raise DataError(f"{path}: `label` is of {label.dtype}; integers or numbers are read")
         return "sentiment", [], label.astype(float).tolist()
-    if len(names) != label.shape[1]:
+    if label.ndim != 2 or len(names) != label.shape[1]:
         raise DataError(
-            f"{path}: `label` has {label.shape[1]} columns and {len(names)} `label_names`"
+            f"{path}: `label` has shape {label.shape} and there are {len(names)} `label_names`"
         )
     return "emotions", names, label.astype(float).tolist()
 
@@ -91,7 +97,8 @@ def _annotation(
 def _load(path: pathlib.Path) -> dict[str, np.ndarray | Array]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; --input takes the .npz archive")
-    return read_npz(path)
+    known = {"ids", "split", "label", "label_names", "transcript", "utt_idx", *GROUPS}
+    return read_npz(path, known | {name for m in MODALITIES for name in (m, f"{m}_offsets")})
 
 
 def _check(path: pathlib.Path, arrays: dict[str, np.ndarray | Array]) -> int:
@@ -99,6 +106,8 @@ def _check(path: pathlib.Path, arrays: dict[str, np.ndarray | Array]) -> int:
     missing = [name for name in ("ids", "split", "label") if name not in arrays]
     if missing:
         raise DataError(f"{path}: no array {missing[0]!r}; it holds {sorted(arrays)}")
+    if any(arrays[name].ndim != 1 for name in ("ids", "split")):
+        raise DataError(f"{path}: `ids` and `split` must be [N]")
     count = len(arrays["ids"])
     for name in ("split", "label", "transcript", "utt_idx", *GROUPS):
         if name in arrays and len(arrays[name]) != count:

@@ -23,7 +23,7 @@ class Sequences:
     def __init__(self, field, where: str, count: int):
         if isinstance(field, Array | np.ndarray) and field.dtype.hasobject:
             field = list(np.asarray(field).reshape(-1))
-        self._field, self._where = field, where
+        self._field, self.where = field, where
         shape = getattr(field, "shape", None) or (len(field),)
         if shape[0] != count or len(shape) > 3 or (len(shape) == 1 and not isinstance(field, list)):
             raise DataError(f"{where} has shape {shape}, not ({count}, frames, width)")
@@ -43,7 +43,7 @@ class Sequences:
             frames = frames[None] if frames.size else np.zeros((0, 0))
         if frames.ndim != 2 or frames.dtype.kind not in "fiub":
             raise DataError(
-                f"{self._where}: utterance {i} has shape {frames.shape} of {frames.dtype}, not "
+                f"{self.where}: utterance {i} has shape {frames.shape} of {frames.dtype}, not "
                 "numbers (frames, width)"
             )
         return frames if frames.size else np.zeros((0, getattr(self, "dim", 0)), np.float32)
