@@ -12,7 +12,7 @@ from imat_jax.data.corpus import Corpus, Utterance
 from imat_jax.data.records import Summary
 
 SUSPICIOUS = 0.9  # a linear model on the means of one modality; the field's best is well below
-SAMPLE = 2000  # utterances that the probe is fitted on, and scored on at most
+SAMPLE = 1000  # utterances that the probe is fitted on, and scored on at most
 
 
 def run(

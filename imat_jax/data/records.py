@@ -72,7 +72,7 @@ class Summary:
       lengths: {modality: frames of each utterance}.
       nonfinite: {modality: [number of non-finite values, id of the first utterance]}.
       zero: {modality: utterances that have frames, all of them zeros}.
-      moments: {modality: of the features as stored}; merged over shards in their order.
+      moments: {modality: of the features as stored}, of train; merged over shards in order.
     """
 
     split: str
@@ -130,11 +130,7 @@ def write(
                 "label": utterance.label,
             }
             for m in shard.dims:
-                example[m] = frames = _frames(shard, summary, utterance, m, arrays.get(m))
-                summary.lengths[m].append(len(frames))
-                if len(frames):
-                    summary.zero[m] += not frames.any()
-                summary.moments[m].add(frames.astype(np.float32))
+                example[m] = _frames(shard, summary, utterance, m, arrays.get(m))
             record = _in_order(connector.serialize_example(example))
             summary.num_bytes += len(record)
             writer.write(record)
@@ -159,22 +155,29 @@ def _in_order(record: bytes) -> bytes:
 
 
 def _frames(shard: Shard, summary: Summary, utterance: Utterance, m: str, array) -> np.ndarray:
+    """The frames of modality `m` as they are stored; what is found is noted in `summary`."""
     dim = shard.dims[m]
     frames = np.zeros((0, dim)) if array is None or not np.size(array) else np.asarray(array)
     if frames.ndim != 2 or frames.shape[1] != dim:
         raise DataError(f"{utterance.id!r}: `{m}` has shape {frames.shape}, not (frames, {dim})")
     with np.errstate(over="ignore"):  # beyond float16's range; found below as infinity
         frames = frames.astype(DTYPES[shard.dtype])
-    bad = ~np.isfinite(frames.astype(np.float32))
+    values = frames.astype(np.float32)  # as stored
+    bad = ~np.isfinite(values)
     if bad.any():
         if shard.nonfinite == "error":
             frame, feature = np.argwhere(bad)[0]
             raise DataError(
-                f"{utterance.id!r} of split {shard.split!r}: `{m}` is {frames[frame, feature]} at "
+                f"{utterance.id!r} of split {shard.split!r}: `{m}` is {values[frame, feature]} at "
                 f"frame {frame}, feature {feature} ({bad.sum()} such values in it); "
                 "repair the source, or build with --nonfinite=zero"
             )
         found = summary.nonfinite[m]
         summary.nonfinite[m] = [found[0] + int(bad.sum()), found[1] or utterance.id]
-        frames[bad] = 0
+        frames[bad] = values[bad] = 0
+    summary.lengths[m].append(len(frames))
+    if len(frames):
+        summary.zero[m] += not values.any()
+    if shard.split == "train":
+        summary.moments[m].add(values)
     return frames
