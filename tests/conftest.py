@@ -23,6 +23,8 @@ from imat_jax.data.sources import synthetic  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Two programs in flight on eight simulated devices can wait for each other's threads for ever.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 # Compiling takes longer than running here; the programs' own processes run optimised code.
 jax.config.update("jax_disable_most_optimizations", True)
 
@@ -48,3 +50,10 @@ def tiny_dataset(tmp_path_factory) -> Dataset:
     sizes = {"train": 96, "valid": 40, "test": 50}
     builder.build(synthetic.corpus(sizes), path, progress=False)
     return Dataset.open(path)
+
+
+@pytest.fixture
+def library_promotion():
+    """Optax and Flax promote dtypes inside; our own parts are tested under the strict rules."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

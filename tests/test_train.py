@@ -164,13 +164,6 @@ def test_evaluate_scores_the_selected_checkpoint_again(finished, tmp_path):
     assert (workdir / "results.json").read_bytes() == before
 
 
-@pytest.fixture
-def library_promotion():
-    """Optax and Flax promote dtypes inside; our own parts are tested under the strict rules."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def test_eight_devices_train_like_one(library_promotion, tiny_dataset, tmp_path):
     config = small_config(tiny_dataset, **{"model.dropout": 0.0, "model.attention_dropout": 0.0})
     assert jax.device_count() == 8
