@@ -36,7 +36,8 @@ def make_batch(rows: int, frames: dict[str, int], padded: dict[str, int]) -> dic
     """Random features of `frames` frames, padded to `padded`."""
     rng, batch = np.random.RandomState(0), {}
     for m, width in WIDTHS.items():
-        batch[m] = rng.randn(rows, padded[m], width).astype(np.float32)
+        real = rng.randn(rows, frames[m], width).astype(np.float32)  # the same whatever the padding
+        batch[m] = np.pad(real, ((0, 0), (0, padded[m] - frames[m]), (0, 0)))
         batch[f"{m}_mask"] = np.tile(np.arange(padded[m]) < frames[m], (rows, 1))
     return batch
 
