@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
+
+from imat_jax.data.corpus import DataError
+
 # Columns of "All Labels" of CMU-MOSEI after the sentiment.
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 
@@ -34,3 +38,17 @@ def place(name: str) -> tuple[str, int]:
         if match:
             return match[1], int(match["segment"])
     return "", -1
+
+
+def scores(label: Any, where: str) -> dict[str, Any]:
+    """Annotations from one number, the sentiment, or seven, with the emotions of CMU-MOSEI.
+
+    Raises:
+      DataError: another number of them; `where` names the place.
+    """
+    values = np.asarray(label, np.float64).reshape(-1).tolist()
+    if len(values) == 1:
+        return {"sentiment": values[0]}
+    if len(values) == 1 + len(EMOTIONS):
+        return {"sentiment": values[0], "emotions": values[1:]}
+    raise DataError(f"{where} has {len(values)} labels an utterance; known are 1 and 7")

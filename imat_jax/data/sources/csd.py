@@ -69,7 +69,7 @@ def corpus(
                 Utterance(
                     id=key if order >= 0 else f"{key}[{k}]",
                     row=len(spans),
-                    annotations=_annotations(labels, key, values[k]),
+                    annotations=ids.scores(values[k], f"{labels.path}: `{key}`"),
                     group=group,
                     order=order if order >= 0 else int(rank),
                     transcript=_words(chosen.get("words"), key, intervals[k]),
@@ -198,15 +198,6 @@ def _choose(
     if not set(chosen) & set(MODALITIES):
         raise DataError(f"{folder}: no features known by name; say --features=audio=NAME,…")
     return chosen
-
-
-def _annotations(labels: Sequence, key: str, values: np.ndarray) -> dict[str, Any]:
-    numbers = np.asarray(values, np.float64).reshape(-1).tolist()
-    if len(numbers) == 1:
-        return {"sentiment": numbers[0]}
-    if len(numbers) == 1 + len(ids.EMOTIONS):
-        return {"sentiment": numbers[0], "emotions": numbers[1:]}
-    raise DataError(f"{labels.path}: `{key}` has {len(numbers)} labels; known are 1 and 7")
 
 
 def _words(words: Sequence | None, key: str, span: np.ndarray) -> str:

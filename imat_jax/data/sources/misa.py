@@ -56,7 +56,7 @@ def corpus(path: str | pathlib.Path) -> Corpus:
                 Utterance(
                     id=name,
                     row=len(examples),
-                    annotations=_annotations(path, split, i, example[1]),
+                    annotations=ids.scores(example[1], f"{path}: example {i} of `{split}`"),
                     split=split_name(split),
                     group=group,
                     order=order,
@@ -108,15 +108,6 @@ def _features(path: pathlib.Path, split: str, i: int, example: Any) -> Sequence[
             f"{path}: example {i} of `{split}` is not ((words, vision, audio, …), label, segment)"
         )
     return example[0]
-
-
-def _annotations(path: pathlib.Path, split: str, i: int, label: Any) -> dict[str, Any]:
-    values = np.asarray(label, np.float64).reshape(-1).tolist()
-    if len(values) == 1:
-        return {"sentiment": values[0]}
-    if len(values) == 1 + len(ids.EMOTIONS):
-        return {"sentiment": values[0], "emotions": values[1:]}
-    raise DataError(f"{path}: example {i} of `{split}` has {len(values)} labels; known are 1 and 7")
 
 
 def _transcript(features: Sequence[Any]) -> str:

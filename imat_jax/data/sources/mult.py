@@ -87,12 +87,7 @@ def _span(real: np.ndarray) -> slice:
 def _annotations(path: pathlib.Path, label: np.ndarray) -> dict[str, Any]:
     if label.shape == (len(PAIRS), 2):  # one-hot: column 1 says that the emotion is there
         return {"pairs": label.argmax(axis=1).tolist()}
-    values = label.reshape(-1).tolist()
-    if len(values) == 1:
-        return {"sentiment": values[0]}
-    if len(values) == 1 + len(ids.EMOTIONS):
-        return {"sentiment": values[0], "emotions": values[1:]}
-    raise DataError(f"{path}: `labels` of shape {label.shape} an utterance; known are 1, 7 and 4x2")
+    return ids.scores(label, f"{path}: `labels`")
 
 
 def _names(path: pathlib.Path, stored: Any, split: str, count: int) -> list[tuple[str, str, int]]:
