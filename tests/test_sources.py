@@ -319,4 +319,4 @@ def test_features_beyond_the_stated_length_are_told(tmp_path):
     with path.open("wb") as file:
         pickle.dump(content, file)
     (said,) = sources.open_corpus("mmsa", str(path)).warnings
-    assert said.startswith("vision: 1 utterances hold features beyond their stated length")
+    assert said.startswith("vision: the stated length of 1 utterances is not that of")

@@ -179,7 +179,7 @@ def test_modalities_of_one_split_only(tmp_path):
 def test_stated_lengths_beyond_the_array_are_told(tmp_path):
     content = {"train": mmsa(audio_lengths=[4, 100, 2])}
     corpus = sources.open_corpus("mmsa", dump(tmp_path, content))
-    assert any("audio: 2 utterances" in w for w in corpus.warnings)
+    assert any("audio: the stated length of 2 utterances" in w for w in corpus.warnings)
     assert len(corpus.read(1)["audio"]) == 4
 
 
@@ -246,3 +246,12 @@ def test_shares_that_leave_a_split_empty(tmp_path, share):
     corpus = protocols.apply(sources.open_corpus("mmsa", dump(tmp_path, {"train": mmsa()})))
     with pytest.raises(DataError, match="--hold_out"):
         protocols.hold_out(corpus, share)
+
+
+def test_a_modality_that_the_first_split_of_mult_lacks(tmp_path):
+    train = {"audio": np.ones((2, 3, 4)), "labels": [1.0, 2.0]}
+    valid = train | {"vision": np.ones((2, 5, 6))}
+    corpus = sources.open_corpus("mult", dump(tmp_path, {"train": train, "valid": valid}))
+    assert {m: info.dim for m, info in corpus.modalities.items()} == {"audio": 4, "vision": 6}
+    assert set(corpus.read(0)) == {"audio"} and corpus.read(2)["vision"].shape == (5, 6)
+    assert corpus.warnings == ("vision: not in the split 'train'",)

@@ -86,7 +86,7 @@ def build(
         summaries = list(run(planned))
         metadata = _metadata(corpus, dtype, nonfinite, summaries)
         metadata["checks"] = checks.run(corpus, metadata, summaries, progress=progress)
-        _finish(corpus, done, dtype, planned, summaries, metadata)
+        _finish(corpus, done, dtype, summaries, metadata)
         if output.exists():
             output.rename(partial / "replaced")
         done.rename(output)
@@ -285,7 +285,6 @@ def _finish(
     corpus: Corpus,
     directory: pathlib.Path,
     dtype: str,
-    planned: Sequence[Shard],
     summaries: Sequence[Summary],
     metadata: dict[str, Any],
 ) -> None:

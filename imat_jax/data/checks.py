@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -136,17 +136,3 @@ def _score(task: str, y: np.ndarray, predicted: np.ndarray) -> tuple[str, float]
         return "corr", float(np.mean(scores))
     half = [((a > 0) == (b > a.mean()), a > 0) for a, b in columns]
     return "bacc", float(np.mean([(r[p].mean() + r[~p].mean()) / 2 for r, p in half]))
-
-
-def lengths_disagree(frames: np.ndarray, length: int) -> bool:
-    """Whether padded `frames` [T, D] hold anything beyond the length that the source states."""
-    return bool(length > len(frames) or np.any(np.nan_to_num(frames[length:])))
-
-
-def describe_lengths(disagreeing: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence a modality, from {modality: ids whose lengths disagree}."""
-    return [
-        f"{m}: {len(ids)} utterances hold features beyond their stated length, such as {ids[0]}"
-        for m, ids in disagreeing.items()
-        if ids
-    ]

@@ -37,6 +37,7 @@ class Protocol:
       counts: published number of utterances: {split: n}, or {"all": n}, or {"fold 1": n of its
         test split, …}.
       fold_list: name of the list of ids in `folds/`, to say what is missing.
+      valid_out_of_test: utterances of valid that the source has in test too stay in valid only.
       warning: what is wrong with it, for protocols that are kept because they were published.
     """
 
@@ -49,6 +50,7 @@ class Protocol:
     folds: int = 0
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fold_list: str = ""
+    valid_out_of_test: bool = False
     warning: str = ""
     reference: str = ""
 
@@ -109,10 +111,6 @@ def six_folds_of_actors(utterance: Utterance, fold: int) -> str:
     """Fold k is tested on actors 4k - 3 to 4k and validated on the next four."""
     block = (actor(utterance) - 1) // 4 + 1
     return {fold: "test", fold % 6 + 1: "valid"}.get(block, "train")
-
-
-def disjoint_from_valid(utterance: Utterance, fold: int) -> str | None:
-    return utterance.split  # `apply` takes the ids of valid out of test
 
 
 def _aliases(**classes: str) -> dict[str, str]:
@@ -178,7 +176,7 @@ PROTOCOLS = {
             rule=leave_one_session_out, folds=5, counts={"all": 10039},
             reference="means of the annotators, 1 to 5; the midpoint is 3",
         ),
-        Protocol("iemocap-binary", **BINARY, rule=disjoint_from_valid,
+        Protocol("iemocap-binary", **BINARY, valid_out_of_test=True,
                  counts={"train": 3521, "valid": 399, "test": 543}),
         Protocol(
             "iemocap-binary-published", **BINARY,
@@ -230,7 +228,7 @@ def apply(corpus: Corpus, name: str | None = None, fold: int | None = None) -> C
             left_out["label"] += 1
             continue
         split = protocol.rule(utterance, fold or 0) if protocol.rule else utterance.split
-        if protocol.rule is disjoint_from_valid and split == "test" and utterance.id in in_valid:
+        if protocol.valid_out_of_test and split == "test" and utterance.id in in_valid:
             split = None
         if split is None:
             left_out["split"] += 1

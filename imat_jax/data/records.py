@@ -115,8 +115,8 @@ def write(
         zero=dict.fromkeys(shard.dims, 0),
         moments={m: Moments(dim) for m, dim in shard.dims.items()},
     )
-    # One record a group: examples are read in random order. Level 1: features do not get smaller at
-    # a higher one, and writing takes 2.4 times as long at the default.
+    # One record a group: examples are read in random order. Level 1 of zstd: noise such as features
+    # does not get smaller at a higher one, it only takes longer.
     writer = ArrayRecordWriter(str(shard.path), "group_size:1,zstd:1")
     try:
         for utterance in shard.utterances:

@@ -5,7 +5,7 @@ and NumPy's stand for functions of this file, not for the real ones: a pickle th
 else (`os.system`, `builtins.eval`, a class of its author) is refused, and nothing of it has run.
 
 Arrays of more than a few kilobytes are not loaded: an `Array` remembers where its bytes lie in the
-file and reads the rows that are asked for. A 12 GB pickle opens in seconds, in little memory.
+file and reads the rows that are asked for.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, file, size: int, path: pathlib.Path, *, lazy: bool):
         self._file, self._size, self._path, self._lazy = file, size, path, lazy
         super().__init__(file, encoding="latin1")
+        self._allowed = self._names()
 
     def load(self) -> Any:
         try:
@@ -128,7 +129,13 @@ class _Unpickler(pickle._Unpickler):
             raise DataError(f"{self._path}: not a readable pickle: {error!r}") from error
 
     def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy._core", "numpy.core")
+        key = module.replace("numpy._core", "numpy.core"), name
+        if key not in self._allowed:
+            raise _Refused(f"{module}.{name}")
+        return self._allowed[key]
+
+    def _names(self) -> dict[tuple[str, str], Any]:
+        """{(module, name): what stands for it}, all that a pickle may name."""
         allowed = {
             ("numpy", "dtype"): _DType,
             ("numpy", "ndarray"): "ndarray",  # named by _reconstruct; nothing can be made of it
@@ -149,9 +156,7 @@ class _Unpickler(pickle._Unpickler):
             for alias in ("str", "unicode"):
                 allowed[module_of_builtins, alias] = functools.partial(_characters, str)
             allowed |= {(module_of_builtins, "bool"): bool, (module_of_builtins, "long"): int}
-        if (module, name) not in allowed:
-            raise _Refused(f"{module}.{name}")
-        return allowed[module, name]
+        return allowed
 
     def persistent_load(self, pid) -> Any:
         raise _Refused(f"the external object {pid!r}")

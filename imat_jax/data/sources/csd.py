@@ -162,9 +162,9 @@ def _check_links(path: pathlib.Path, file: h5py.File) -> None:
     seen, waiting = set(), [file]
     while waiting:
         group = waiting.pop()
-        if group.id.__hash__() in seen:
+        if hash(group.id) in seen:
             raise DataError(f"{path}: `{group.name}` comes twice; only trees of data are read")
-        seen.add(group.id.__hash__())
+        seen.add(hash(group.id))
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise DataError(f"{path}: `{group.name}/{name}` is a link; only data are read")

@@ -19,6 +19,7 @@ import numpy as np
 
 from imat_jax.data import ids, unpickle
 from imat_jax.data.corpus import Corpus, DataError, Modality, Utterance, split_name
+from imat_jax.data.lazy import Array
 from imat_jax.data.sources.mmsa import extractor
 
 
@@ -71,7 +72,7 @@ def corpus(path: str | pathlib.Path) -> Corpus:
     if not examples:
         raise DataError(f"{path}: no example")
     places = {"vision": 1, "audio": 2}
-    if _ndim(examples[0][0]) == 2:
+    if getattr(examples[0][0], "ndim", 0) == 2:
         places = {"text": 0, **places}
     dims = {
         m: next((d for e in examples if (d := _frames(e[k]).shape[-1])), 0)
@@ -112,15 +113,11 @@ def _features(path: pathlib.Path, split: str, i: int, example: Any) -> Sequence[
 
 def _transcript(features: Sequence[Any]) -> str:
     for member in (*features[3:], features[0]):
-        if isinstance(member, list | tuple | unpickle.Array) and len(member):
+        if isinstance(member, list | tuple | Array) and len(member):
             words = np.asarray(member, object).reshape(-1).tolist()
             if all(isinstance(w, str | bytes) for w in words):
                 return " ".join(map(ids.text, words))
     return ""
-
-
-def _ndim(member: Any) -> int:
-    return getattr(member, "ndim", 0)
 
 
 def _frames(member: Any) -> np.ndarray:

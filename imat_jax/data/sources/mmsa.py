@@ -10,15 +10,14 @@ without `audio_lengths` is an aligned one: a frame of audio and vision for each 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from imat_jax.data import ids, unpickle
-from imat_jax.data.checks import describe_lengths, lengths_disagree
+from imat_jax.data import ids
 from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance, split_name
-from imat_jax.data.sources.padded import Sequences
+from imat_jax.data.sources.padded import Sequences, modalities, open_splits
 
 PROBED = 100  # utterances of a split whose stated lengths are compared with their features
 
@@ -30,23 +29,14 @@ def corpus(path: str | pathlib.Path) -> Corpus:
       DataError: not this layout; names the field.
     """
     path = pathlib.Path(path)
-    data = splits_of(path)
-    splits = {s: v for s, v in data.items() if isinstance(v, dict) and "id" in v}
-    if not splits:
-        raise DataError(f"{path}: no split with an `id`; it holds {', '.join(map(str, data))}")
+    splits, sequences = open_splits(path, "id")
     utterances: list[Utterance] = []
     places: list[tuple[str, int]] = []
-    sequences: dict[str, dict[str, Sequences]] = {}
     lengths: dict[str, dict[str, np.ndarray]] = {}
     disagreeing: dict[str, list[str]] = {m: [] for m in MODALITIES}
     for split, fields in splits.items():
         names = [ids.text(name) for name in np.asarray(fields["id"]).reshape(-1)]
-        present = {
-            m: Sequences(fields[m], f"{path}: `{split}/{m}`", len(names))
-            for m in MODALITIES
-            if fields.get(m) is not None
-        }
-        sequences[split] = present
+        present = sequences[split]
         annotations = _annotations(path, split, fields, len(names))
         lengths[split] = {m: _lengths(fields, present, m) for m in present}
         texts = np.asarray(fields.get("raw_text", [""] * len(names))).reshape(-1)
@@ -70,38 +60,23 @@ def corpus(path: str | pathlib.Path) -> Corpus:
             if f"{m}_lengths" not in fields:
                 continue  # text: BERT has run over its padding too
             for i in range(0, len(names), -(-len(names) // PROBED)):
-                if lengths_disagree(present[m][i], lengths[split][m][i]):
+                if _disagree(present[m][i], lengths[split][m][i]):
                     disagreeing[m].append(names[i])
 
     def read(row: int) -> dict[str, np.ndarray]:
         split, i = places[row]
         return {m: sequences[split][m][i][: length[i]] for m, length in lengths[split].items()}
 
-    first = {m: x for present in reversed(sequences.values()) for m, x in present.items()}
-    first = {m: first[m] for m in MODALITIES if m in first}
-    warnings = [
-        f"{m}: not in the split {split!r}"
-        for split, present in sequences.items()
-        for m in first
-        if m not in present
-    ]
-    fields = next(iter(splits.values()))
+    found, warnings = modalities(sequences)
     return Corpus(
         name=path.stem,
         utterances=utterances,
-        modalities={m: Modality(x.dim, extractor=extractor(m, x.dim)) for m, x in first.items()},
+        modalities={m: Modality(x.dim, extractor=extractor(m, x.dim)) for m, x in found.items()},
         read=read,
         files=(str(path),),
-        facts={"aligned": "audio_lengths" not in fields},
-        warnings=(*describe_lengths(disagreeing), *warnings),
+        facts={"aligned": not any("audio_lengths" in fields for fields in splits.values())},
+        warnings=(*_disagreements(disagreeing), *warnings),
     )
-
-
-def splits_of(path: pathlib.Path) -> dict:
-    data = unpickle.load(path)
-    if not isinstance(data, dict):
-        raise DataError(f"{path}: a {type(data).__name__}, not a dict of splits")
-    return data
 
 
 def _annotations(path: pathlib.Path, split: str, fields: dict, count: int) -> list[dict[str, Any]]:
@@ -135,6 +110,21 @@ def _lengths(fields: dict, present: Mapping[str, Sequences], m: str) -> np.ndarr
             return np.asarray([int(mask.sum()) for mask in masks], np.int64)
     clock = text if own.frames == text.frames else own
     return np.asarray([_last_frame(clock[i]) for i in range(len(own))])
+
+
+def _disagree(frames: np.ndarray, length: int) -> bool:
+    """Whether padded `frames` [T, D] are fewer than stated, or hold anything beyond."""
+    return bool(length > len(frames) or np.any(np.nan_to_num(frames[length:])))
+
+
+def _disagreements(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence a modality, from {modality: ids whose lengths disagree}."""
+    return [
+        f"{m}: the stated length of {len(names)} utterances is not that of their features, such "
+        f"as {names[0]}"
+        for m, names in found.items()
+        if names
+    ]
 
 
 def _last_frame(frames: np.ndarray) -> int:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from imat_jax.data import ids
-from imat_jax.data.corpus import MODALITIES, Corpus, DataError, Modality, Utterance, split_name
-from imat_jax.data.sources.mmsa import extractor, splits_of
-from imat_jax.data.sources.padded import Sequences
+from imat_jax.data.corpus import Corpus, DataError, Modality, Utterance, split_name
+from imat_jax.data.sources.mmsa import extractor
+from imat_jax.data.sources.padded import modalities, open_splits
 
 PAIRS = ("neutral", "happy", "sad", "angry")
 
@@ -28,20 +28,12 @@ def corpus(path: str | pathlib.Path) -> Corpus:
       DataError: not this layout; names the field.
     """
     path = pathlib.Path(path)
-    data = splits_of(path)
-    splits = {s: v for s, v in data.items() if isinstance(v, dict) and "labels" in v}
-    if not splits:
-        raise DataError(f"{path}: no split with `labels`; it holds {', '.join(map(str, data))}")
-    present = [m for m in MODALITIES if any(m in fields for fields in splits.values())]
-    sequences: dict[str, dict[str, Sequences]] = {}
+    splits, sequences = open_splits(path, "labels")
+    found, warnings = modalities(sequences)
     utterances: list[Utterance] = []
     places: list[tuple[str, int]] = []
     for split, fields in splits.items():
         count = len(fields["labels"])
-        sequences[split] = {
-            m: Sequences(fields.get(m, [()] * count), f"{path}: `{split}/{m}`", count)
-            for m in present
-        }
         labels = np.asarray(fields["labels"], np.float64)
         for i, (name, group, order) in enumerate(_names(path, fields.get("id"), split, count)):
             utterances.append(
@@ -55,26 +47,26 @@ def corpus(path: str | pathlib.Path) -> Corpus:
                 )
             )
             places.append((split, i))
-    first = next(iter(sequences.values()))
-    clocks = {x.frames for x in first.values()}
+    clocks = {x.frames for x in found.values()}
     aligned = len(clocks) == 1 and None not in clocks
 
     def read(row: int) -> dict[str, np.ndarray]:
         split, i = places[row]
-        frames = {m: sequences[split][m][i] for m in present}
+        frames = {m: x[i] for m, x in sequences[split].items()}
         spans = {m: (x != 0).any(axis=1) for m, x in frames.items()}
         if aligned:
-            spans = dict.fromkeys(present, np.any(list(spans.values()), axis=0))
+            spans = dict.fromkeys(frames, np.any(list(spans.values()), axis=0))
         return {m: x[_span(spans[m])] for m, x in frames.items()}
 
     return Corpus(
         name=path.stem,
         utterances=utterances,
-        modalities={m: Modality(x.dim, extractor=extractor(m, x.dim)) for m, x in first.items()},
+        modalities={m: Modality(x.dim, extractor=extractor(m, x.dim)) for m, x in found.items()},
         read=read,
         label_names={"pairs": PAIRS, "emotions": ids.EMOTIONS},
         files=(str(path),),
         facts={"aligned": aligned},
+        warnings=warnings,
     )
 
 

@@ -1,11 +1,53 @@
-"""One modality of a split in a pickle: a padded array, or a list of arrays of any length."""
+"""Pickles of splits, each a dict of fields; a modality is a padded array or a list of arrays."""
 
 from __future__ import annotations
 
+import pathlib
+from collections.abc import Mapping
+
 import numpy as np
 
-from imat_jax.data.corpus import DataError
+from imat_jax.data import unpickle
+from imat_jax.data.corpus import MODALITIES, DataError
 from imat_jax.data.lazy import Array
+
+
+def open_splits(
+    path: pathlib.Path, field: str
+) -> tuple[dict[str, dict], dict[str, dict[str, Sequences]]]:
+    """({split: its fields}, {split: {modality: its frames}}) of the pickle at `path`.
+
+    Args:
+      field: what every split has; the length of it is the number of utterances.
+
+    Raises:
+      DataError: no split with that field, or a modality of another shape.
+    """
+    data = unpickle.load(path)
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: a {type(data).__name__}, not a dict of splits")
+    splits = {s: v for s, v in data.items() if isinstance(v, dict) and field in v}
+    if not splits:
+        raise DataError(f"{path}: no split with `{field}`; it holds {', '.join(map(str, data))}")
+    frames = {
+        split: {
+            m: Sequences(fields[m], f"{path}: `{split}/{m}`", len(fields[field]))
+            for m in MODALITIES
+            if fields.get(m) is not None
+        }
+        for split, fields in splits.items()
+    }
+    return splits, frames
+
+
+def modalities(
+    frames: Mapping[str, Mapping[str, Sequences]],
+) -> tuple[dict[str, Sequences], tuple[str, ...]]:
+    """({modality: its frames in the first split that has it}, a warning where one does not)."""
+    found = {m: next((x[m] for x in frames.values() if m in x), None) for m in MODALITIES}
+    found = {m: x for m, x in found.items() if x is not None}
+    lacking = [(m, split) for split, x in frames.items() for m in found if m not in x]
+    return found, tuple(f"{m}: not in the split {split!r}" for m, split in lacking)
 
 
 class Sequences:
