@@ -2,9 +2,11 @@
 
 import collections
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -130,11 +132,24 @@ def test_an_npz_archive_stays_on_disk(tmp_path, compress):
 
 MEASURE = """
 import sys
+import zipfile
 from imat_jax.data import builder, sources
 corpus = sources.open_corpus("auto", sys.argv[1])
 builder.build(corpus, sys.argv[2], progress=False)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
+
+
+def test_what_an_npz_archive_unpacks_to_is_bounded(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "f.npz", array=np.zeros((1000, 10)))
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(DataError, match=r"array\.npy unpacks to 80,128 bytes, 1,000 are free"):
+        lazy.read_npz(tmp_path / "f.npz", {"array"}, large=1000)
+    with zipfile.ZipFile(tmp_path / "g.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("array.npy", bytes(10_000_000))
+    with pytest.raises(DataError, match=r"g\.npz: not a readable \.npz archive"):
+        lazy.read_npz(tmp_path / "g.npz", {"array"}, large=1000)
 
 
 @pytest.mark.parametrize("layout", ["npz", "mult"])

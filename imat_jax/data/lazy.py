@@ -149,7 +149,12 @@ _temporary: list[tempfile.TemporaryDirectory] = []  # removed when the process e
 def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> pathlib.Path:
     if not _temporary:
         _temporary.append(tempfile.TemporaryDirectory(prefix="imat_jax-"))
-    path = pathlib.Path(_temporary[0].name) / str(len(os.listdir(_temporary[0].name)))
+    folder = pathlib.Path(_temporary[0].name)
+    path = folder / str(len(os.listdir(folder)))
+    with archive.open(info) as packed:
+        npy_header(packed, info.file_size)  # before the room for it is taken
+    if info.file_size > (free := shutil.disk_usage(folder).free):
+        raise ValueError(f"{info.filename} unpacks to {info.file_size:,} bytes, {free:,} are free")
     with archive.open(info) as packed, path.open("wb") as file:
         shutil.copyfileobj(packed, file, 1 << 20)
     return path
