@@ -1,5 +1,6 @@
 # make train    build the embedded corpus, train the default config on it, print the results table
 # make test     the tests, on 8 simulated CPU devices
+# make demo     make clips of a talking face, extract features, train, predict: no download but packages
 # make lint     what CI checks besides: ruff
 # make test-torch   parity with PyTorch, in the same environment plus the extra [torch]
 # make test-beam    Apache Beam writes the same data sets; an environment of its own
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/tiny
 
-.PHONY: train test lint test-torch test-beam results
+.PHONY: train demo test lint test-torch test-beam results
 
 $(VENV)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), sys.version' || \
@@ -19,31 +20,49 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+# What the media programs need besides.
+$(VENV)/ready-media: $(VENV)/ready requirements-offline.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,media,egemaps,demo]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-offline.txt
+	touch $@
+
 data/tiny: | $(VENV)/ready
 	$(BIN)/python -m imat_jax.build --source=synthetic --output=$@
 
 train: $(VENV)/ready data/tiny
 	$(BIN)/python -m imat_jax.train --config=configs/tiny.py --workdir=$(RUN)
 
-test: $(VENV)/ready
+data/demo-media: | $(VENV)/ready-media
+	$(BIN)/python examples/demo_media.py --output=$@
+
+data/demo: | data/demo-media
+	$(BIN)/python -m imat_jax.extract --input=data/demo-media --output=$@
+
+demo: data/demo
+	$(BIN)/python -m imat_jax.train --config=configs/offline.py --workdir=runs/demo
+	$(BIN)/python -m imat_jax.predict --workdir=runs/demo $$($(BIN)/python -c \
+	  'import csv; print(*("data/demo-media/" + r["file"] for r in csv.DictReader(open("data/demo-media/table.csv")) if r["split"] == "test"))')
+
+test: $(VENV)/ready-media
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(VENV)/ready-torch: $(VENV)/ready
+$(VENV)/ready-torch: $(VENV)/ready-media
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,torch]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,torch,features]'
 	touch $@
 
 test-torch: $(VENV)/ready-torch
 	$(BIN)/python -m pytest tests/with_torch --override-ini addopts='-q --strict-markers --strict-config'
 
 # Beam pins an older protobuf than the rest runs with.
-.venv-beam/ready: requirements.txt pyproject.toml
+.venv-beam/ready: requirements.txt requirements-offline.txt pyproject.toml
 	$(PYTHON) -m venv .venv-beam
-	.venv-beam/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,beam]'
+	.venv-beam/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,beam,media]'
+	.venv-beam/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-offline.txt
 	touch $@
 
 test-beam: .venv-beam/ready

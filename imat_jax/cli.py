@@ -17,6 +17,8 @@ VERBS = {
     "describe": "say what is in a dataset",
     "train": "train a model; started again, it resumes",
     "evaluate": "score a run's selected checkpoint",
+    "extract": "media files into a dataset",
+    "predict": "what a run says of media files",
     "report": "tables over runs: mean and deviation over seeds",
 }
 
@@ -34,7 +36,8 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> 
     """
 
     def guarded(argv: list[str]) -> None:
-        logging.getLogger("absl").setLevel(logging.WARNING)
+        for noisy in ("absl", "jax"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         try:
             main(argv)
         except (UsageError, DataError) as error:

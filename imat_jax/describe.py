@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -119,7 +120,8 @@ def _features(meta: Mapping[str, Any]) -> Iterator[list[str]]:
     yield ["modality", "width", "extractor", "checkpoint", "layer", "rate", "stored as"]
     for m, info in meta["modalities"].items():
         rate = f"{info['rate_hz']:g} Hz" if info["rate_hz"] else "unknown"
-        named = [info["extractor"], info["checkpoint"], info["layer"]]
+        weights = re.sub(r"(sha256:\w{12})\w+", r"\1…", info["checkpoint"])
+        named = [info["extractor"], weights, info["layer"]]
         yield [m, str(info["dim"]), *named, rate, meta["dtype"]]
 
 

@@ -20,40 +20,21 @@ from imat_jax.data.plan import Shape
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Made by `make`; holds no parameters.
+class Network:
+    """A config's task and model, on a mesh; made by `network`, holds no parameters.
 
     Attributes:
       dims: {modality: feature width} of the modalities used, in canonical order.
       graphdef: the model without its parameters, for `nnx.merge`.
       statistics: training-split moments to standardise with, or None.
-      buckets: padded shapes of the batches.
-      selection: the validation metric that selects the checkpoint.
     """
 
     config: ml_collections.ConfigDict
-    dataset: Dataset
     task: tasks.Task
     mesh: jax.sharding.Mesh
     dims: Mapping[str, int]
     graphdef: Any
     statistics: Mapping[str, Mapping] | None
-    buckets: list[Shape]
-    selection: str
-
-    def split(self, name: str, **kw) -> loader.Split:
-        """One split as batches; `seed` and `steps` for training, neither for one pass in order."""
-        return loader.Split(
-            self.dataset,
-            name,
-            modalities=tuple(self.dims),
-            batch_size=self.config.batch_size,
-            buckets=self.buckets,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            place=published.place if self.config.data.mode == "published" else None,
-            **kw,
-        )
 
     def init(self, key: jax.Array) -> nnx.State:
         """Fresh parameters, made where they will live."""
@@ -71,18 +52,49 @@ class Experiment:
         return nnx.state(_model(self.config, self.dims, self.task, key), nnx.Param)
 
 
-def make(config: ml_collections.ConfigDict) -> Experiment:
-    """Raises `UsageError` or `DataError` where the config does not fit itself or the dataset."""
+@dataclasses.dataclass(frozen=True)
+class Experiment(Network):
+    """A network and the dataset that it learns from; made by `make`.
+
+    Attributes:
+      buckets: padded shapes of the batches.
+      selection: the validation metric that selects the checkpoint.
+    """
+
+    dataset: Dataset
+    buckets: list[Shape]
+    selection: str
+
+    def split(self, name: str, **kw) -> loader.Split:
+        """One split as batches; `seed` and `steps` for training, neither for one pass in order."""
+        return loader.Split(
+            self.dataset,
+            name,
+            modalities=tuple(self.dims),
+            batch_size=self.config.batch_size,
+            buckets=self.buckets,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            place=published.place if self.config.data.mode == "published" else None,
+            **kw,
+        )
+
+
+def network(
+    config: ml_collections.ConfigDict, metadata: Mapping[str, Any], mesh: jax.sharding.Mesh
+) -> Network:
+    """The network of `config` for a dataset with that metadata.
+
+    Raises:
+      UsageError: the config does not fit itself or the dataset.
+    """
     _keep_compiled_programs()
-    dataset = Dataset.open(config.dataset)
-    dims = configs.modalities(config, dataset.dims)
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.batch_size, mesh)
+    dims = configs.modalities(config, {m: v["dim"] for m, v in metadata["modalities"].items()})
     try:
         threshold = config.task.threshold
         task = tasks.make(
-            dataset.metadata["task"],
-            dataset.metadata["class_names"],
+            metadata["task"],
+            metadata["class_names"],
             loss=config.task.loss or None,
             label_smoothing=config.task.label_smoothing,
             threshold=None if threshold < 0 else threshold,
@@ -91,23 +103,28 @@ def make(config: ml_collections.ConfigDict) -> Experiment:
         model = nnx.eval_shape(lambda: _model(config, dims, task, key))
     except (TypeError, ValueError) as error:
         raise UsageError(f"config: {error}") from error
+    statistics = metadata["statistics"] if config.data.standardize else None
+    return Network(config, task, mesh, dims, nnx.graphdef(model), statistics)
+
+
+def make(config: ml_collections.ConfigDict) -> Experiment:
+    """Raises `UsageError` or `DataError` where the config does not fit itself or the dataset."""
+    dataset = Dataset.open(config.dataset)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, mesh)
+    net = network(config, dataset.metadata, mesh)
     if config.data.mode == "published":
-        buckets = [tuple(published.LIMITS[m] for m in dims)]
+        buckets = [tuple(published.LIMITS[m] for m in net.dims)]
     elif config.data.mode == "corrected":
         limits = config.data.max_frames
-        buckets = loader.buckets_for(dataset, tuple(dims), limits, config.data.buckets)
+        buckets = loader.buckets_for(dataset, tuple(net.dims), limits, config.data.buckets)
     else:
         raise UsageError(f'data.mode is "corrected" or "published", not {config.data.mode!r}')
     return Experiment(
-        config=config,
+        **vars(net),
         dataset=dataset,
-        task=task,
-        mesh=mesh,
-        dims=dims,
-        graphdef=nnx.graphdef(model),
-        statistics=dataset.metadata["statistics"] if config.data.standardize else None,
         buckets=buckets,
-        selection=config.selection or task.headline,
+        selection=config.selection or net.task.headline,
     )
 
 

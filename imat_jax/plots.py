@@ -40,7 +40,7 @@ def training(lines: list[dict[str, float]], selection: str, path: str | os.PathL
     below.set_ylabel(f"validation {selection}")
     below.set_xlabel("updates")
     below.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def predictions(
@@ -75,7 +75,7 @@ def predictions(
             "predicted" if task.name in ("sentiment", "dimensions") else "utterances"
         )
     figure.suptitle(f"{split}, {len(label)} utterances")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _confusion(label: np.ndarray, decision: np.ndarray, names: tuple[str, ...]):
@@ -95,7 +95,8 @@ def _confusion(label: np.ndarray, decision: np.ndarray, names: tuple[str, ...]):
     return figure
 
 
-def _save(figure, path: str | os.PathLike) -> None:
+def save(figure, path: str | os.PathLike) -> None:
+    """Write a figure as PNG, under a temporary name first, and close it."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
@@ -122,4 +123,4 @@ def lengths(
         axis.set_xlabel(f"{m}: frames")
         axis.set_yticks([])
     np.atleast_1d(axes)[0].legend(fontsize="small")
-    _save(figure, path)
+    save(figure, path)

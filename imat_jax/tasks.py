@@ -125,3 +125,23 @@ def trivial_outputs(task: Task, train_label: np.ndarray, rows: int) -> np.ndarra
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x.astype(np.float64)))  # no overflow on either side
+
+
+def describe(task: Task, outputs: np.ndarray) -> dict:
+    """One example's outputs [K] for a reader: {"values": {name: number}}, of classes a "label" too.
+
+    The values are probabilities of classes or of the presence of emotions, else scores.
+    """
+    x = outputs.astype(np.float64)
+    if task.name in ("multiclass", "binary_pairs"):
+        pairs = x.reshape(-1, 2) if task.name == "binary_pairs" else x[None]
+        share = np.exp(pairs - pairs.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        values = share[:, 1] if task.name == "binary_pairs" else share[0]
+    else:
+        values = task.decode(outputs[None]).reshape(-1)
+    names = task.class_names or ("sentiment",)
+    described = {"values": dict(zip(names, map(float, values), strict=True))}
+    if task.name == "multiclass":
+        described["label"] = names[int(values.argmax())]
+    return described

@@ -1,13 +1,15 @@
-"""Writing shards with Apache Beam: on this machine, or on Dataflow, Flink, Spark.
+"""Apache Beam runs what would otherwise run here: on this machine, or on Dataflow, Flink, Spark.
 
-The same shards as `builder.here` writes, from the same code; only who runs it differs. Records and
-summaries go through a file system that all workers and this process share.
+The same files from the same code; only who runs it differs. They go through a file system that all
+workers and this process share.
 """
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from imat_jax.data import records
 from imat_jax.data.builder import Engine
@@ -15,11 +17,14 @@ from imat_jax.data.corpus import Corpus, DataError
 from imat_jax.data.records import Shard, Summary
 
 
-def engine(reopen: Callable[[], Corpus], options: Sequence[str]) -> Engine:
-    """The engine that runs a Beam pipeline.
+def run(
+    items: Sequence[Any], start: Callable[[], Callable[[Any], None]], options: Sequence[str]
+) -> None:
+    """Call a function on each of `items`, somewhere.
 
     Args:
-      reopen: opens the source on a worker; can be pickled.
+      items: small, and can be pickled.
+      start: makes the function, once a worker; can be pickled.
       options: of the runner, `["--runner=DirectRunner", "--direct_num_workers=2"]`.
 
     Raises:
@@ -31,25 +36,38 @@ def engine(reopen: Callable[[], Corpus], options: Sequence[str]) -> Engine:
     except ImportError as error:
         raise DataError("--beam needs Apache Beam: pip install 'imat_jax[beam]'") from error
 
-    class Write(beam.DoFn):
+    class Call(beam.DoFn):
         def setup(self):
-            self.corpus = reopen()
+            self.function = start()
 
-        def process(self, shard: Shard):
-            summary = records.write(shard, self.corpus.read)
-            _summary_path(shard).write_text(summary.to_json())
-            yield summary.count
+        def process(self, item):
+            self.function(item)
 
-    def run(planned: Sequence[Shard]) -> Iterable[Summary]:
-        with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-            shards = pipeline | beam.Create(planned, reshuffle=True)
-            _ = shards | beam.ParDo(Write())
+    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+        _ = pipeline | beam.Create(items, reshuffle=True) | beam.ParDo(Call())
+
+
+def engine(reopen: Callable[[], Corpus], options: Sequence[str]) -> Engine:
+    """The engine that writes shards with a Beam pipeline; `reopen` opens the source on a worker."""
+
+    def write(planned: Sequence[Shard]) -> Iterable[Summary]:
+        run(planned, functools.partial(_writer, reopen), options)
         for shard in planned:
             path = _summary_path(shard)
             yield Summary.from_json(path.read_text())
             path.unlink()
 
-    return run
+    return write
+
+
+def _writer(reopen: Callable[[], Corpus]) -> Callable[[Shard], None]:
+    corpus = reopen()
+
+    def write(shard: Shard) -> None:
+        summary = records.write(shard, corpus.read)
+        _summary_path(shard).write_text(summary.to_json())
+
+    return write
 
 
 def _summary_path(shard: Shard) -> pathlib.Path:

@@ -69,12 +69,11 @@ def build(
     if nonfinite not in records.NONFINITE:
         raise ValueError(f"nonfinite is one of {records.NONFINITE}, not {nonfinite!r}")
     output = pathlib.Path(output).absolute()
-    _check_output(output, corpus, overwrite)
     if not corpus.utterances:
         raise DataError(f"{corpus.name} has no example")
     if not corpus.task:
         corpus = protocols.apply(corpus)
-    _check_identity(corpus)
+    check(corpus, output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.parent / f".{output.name}.building"
     shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed
@@ -93,6 +92,12 @@ def build(
         return metadata
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check(corpus: Corpus, output: pathlib.Path, overwrite: bool) -> None:
+    """Raises `DataError` for what `build` can refuse before a feature is read."""
+    _check_output(output, corpus, overwrite)
+    _check_identity(corpus)
 
 
 def here(corpus: Corpus, progress: bool = True) -> Engine:

@@ -39,7 +39,7 @@ def load(path: str | os.PathLike) -> Any:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     with path.open("rb") as file:
-        return _Unpickler(file, path.stat().st_size, path, lazy=True).load()
+        return Unpickler(file, path.stat().st_size, path, lazy=True).load()
 
 
 def load_npz(path: str | os.PathLike) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _npy(content: bytes, path: pathlib.Path) -> Any:
     shape, _, dtype = npy_header(stream, len(content))
     if not dtype.hasobject:
         return np.load(io.BytesIO(content), allow_pickle=False)
-    objects = np.asarray(_Unpickler(stream, len(content), path, lazy=False).load())
+    objects = np.asarray(Unpickler(stream, len(content), path, lazy=False).load())
     return objects.item() if shape == () else objects
 
 
@@ -102,12 +102,15 @@ class _DType:
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Refused(pickle.UnpicklingError):
-    pass
+class Refused(pickle.UnpicklingError):
+    """Names what a pickle wanted and may not have."""
 
 
-class _Unpickler(pickle._Unpickler):
-    """The Python implementation of pickle, whose opcodes can be replaced one by one."""
+class Unpickler(pickle._Unpickler):
+    """The Python implementation of pickle, whose opcodes can be replaced one by one.
+
+    Subclasses may allow more names (`_names`) and external objects (`persistent_load`).
+    """
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
 
@@ -119,7 +122,7 @@ class _Unpickler(pickle._Unpickler):
     def load(self) -> Any:
         try:
             return self._resolved(super().load())
-        except _Refused as error:
+        except Refused as error:
             raise DataError(
                 f"{self._path}: this pickle wants to run or import {error}, which is not data; "
                 "nothing of it was run. If you trust the file, load it where that package is "
@@ -131,7 +134,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         key = module.replace("numpy._core", "numpy.core"), name
         if key not in self._allowed:
-            raise _Refused(f"{module}.{name}")
+            raise Refused(f"{module}.{name}")
         return self._allowed[key]
 
     def _names(self) -> dict[tuple[str, str], Any]:
@@ -159,10 +162,10 @@ class _Unpickler(pickle._Unpickler):
         return allowed
 
     def persistent_load(self, pid) -> Any:
-        raise _Refused(f"the external object {pid!r}")
+        raise Refused(f"the external object {pid!r}")
 
     def get_extension(self, code) -> Any:
-        raise _Refused(f"the registered extension {code}")
+        raise Refused(f"the registered extension {code}")
 
     def _frombuffer(self, raw, dtype: _DType, shape, order) -> Array:
         return Array(self._path, raw, dtype.dtype, shape, order == "F")
@@ -257,7 +260,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _load_build(self) -> None:
         if not isinstance(self.stack[-2], _Array | _DType):
-            raise _Refused(f"the state of a {type(self.stack[-2]).__name__}")
+            raise Refused(f"the state of a {type(self.stack[-2]).__name__}")
         state = self.stack.pop()
         self.stack[-1].__setstate__(state)
 

@@ -41,7 +41,7 @@ def corpus(path: str | pathlib.Path, features: Mapping[str, str] | None = None) 
     named = [c for c in columns if c.startswith("label:")]
     if "label" not in columns and not named:
         raise DataError(f"{path}: no column `label`; it has {', '.join(columns)}")
-    annotate = _annotator(path, rows, named)
+    annotate = annotator(path, rows, named)
     utterances = []
     for i, row in enumerate(rows):
         group, order = ids.place(row["id"])
@@ -95,7 +95,7 @@ def read_table(path: pathlib.Path) -> tuple[list[dict[str, str]], list[str]]:
     return rows, columns
 
 
-def _annotator(path: pathlib.Path, rows: list[dict[str, str]], named: list[str]):
+def annotator(path: pathlib.Path, rows: list[dict[str, str]], named: list[str]):
     def number(i: int, row: dict[str, str], column: str) -> float:
         try:
             return float(row[column])

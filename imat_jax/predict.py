@@ -1,0 +1,224 @@
+"""Emotions of media files: python -m imat_jax.predict --workdir=RUN FILE… [--json]
+
+Features are made as the run's data set was made, with the same encoders and weights. Prints what
+the run predicts for each file and for windows over time; writes a picture of each and a JSON file.
+A transcript (.srt, .vtt, .csv, .txt) beside a file is read. See docs/your-own-video.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import AxisType
+
+from imat_jax import config as configs
+from imat_jax import encoders, rundir, sharding, strip, tasks, windows
+from imat_jax import experiment as experiments
+from imat_jax.checkpoint import Checkpoints
+from imat_jax.cli import UsageError, run
+from imat_jax.data.corpus import DataError, Modality
+from imat_jax.encoders import media, transcripts
+from imat_jax.encoders.clips import Clip
+from imat_jax.encoders.extractor import Extractor, Features, Recipe
+from imat_jax.encoders.faces import Face
+from imat_jax.tasks import Task
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "Run directory; or the first argument.")
+    flags.DEFINE_string("output", None, "Where pictures and JSON go; default: RUN/predicted.")
+    flags.DEFINE_bool("json", False, "Print JSON and nothing else.")
+    flags.DEFINE_bool("strip", True, "Draw the picture of each file.")
+    flags.DEFINE_float("window", 3.0, "Seconds of a window.", 0.1)
+    flags.DEFINE_float("hop", 1.0, "Seconds from one window to the next.", 0.1)
+    flags.DEFINE_list("encoders", [], "MODALITY=NAME:PATH,…: where the run's weights are now.")
+    flags.DEFINE_string("asr", None, "Directory of a speech recogniser; default: as the run.")
+
+
+def main(argv: list[str]) -> None:
+    f = flags.FLAGS
+    files = argv[1:]
+    if not f.workdir and files and (pathlib.Path(files[0]) / "config.json").is_file():
+        f.workdir = files.pop(0)
+    if not f.workdir or not files:
+        raise UsageError("which run, and which files? --workdir=RUN FILE…")
+    workdir = pathlib.Path(f.workdir)
+    extractor, read, task = _open(workdir, f.encoders, f.asr)
+    output = pathlib.Path(f.output) if f.output else workdir / "predicted"
+    results, failed = [], 0
+    for file in files:
+        try:
+            result = predict(file, extractor, read, task, window=f.window, hop=f.hop)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            results.append({"file": file, "error": str(error)})
+            failed += 1
+            continue
+        output.mkdir(parents=True, exist_ok=True)
+        stem = _free_name(output, pathlib.Path(file).stem, [r.get("json", "") for r in results])
+        if f.strip:
+            result.report["strip"] = str(output / f"{stem}.png")
+            strip.draw(result, task, output / f"{stem}.png")
+        result.report["json"] = str(output / f"{stem}.json")
+        rundir.write_json(output / f"{stem}.json", result.report)
+        results.append(result.report)
+    print(json.dumps(results, indent=1) if f.json else "\n\n".join(map(_table, results)))
+    if failed:
+        raise UsageError(f"{failed} of {len(files)} files could not be read")
+
+
+def _free_name(output: pathlib.Path, stem: str, taken: list[str]) -> str:
+    """Two files of one name from two folders do not overwrite each other's results."""
+    names = (stem, *(f"{stem}-{k}" for k in range(2, len(taken) + 3)))
+    return next(n for n in names if str(output / f"{n}.json") not in taken)
+
+
+def _open(
+    workdir: pathlib.Path, moved: list[str], asr: str | None
+) -> tuple[Extractor, Callable, Task]:
+    """The run's extractor, its network as a reader of features, its task."""
+    config = configs.load(workdir)
+    metadata = json.loads((workdir / "dataset.json").read_text())
+    mesh = jax.make_mesh(
+        (1,) * 3, sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1]
+    )
+    net = experiments.network(config, metadata, mesh)
+    extractor = _extractor(workdir, metadata, tuple(net.dims), moved, asr)
+    checkpoints = Checkpoints(workdir)
+    if checkpoints.best_step is None:
+        raise UsageError(f"{workdir} has no checkpoint yet; train it first")
+    params = checkpoints.restore_best(net.abstract_params())
+    checkpoints.close()
+    return extractor, windows.make_reader(net, params, metadata["dtype"]), net.task
+
+
+def _extractor(
+    workdir: pathlib.Path,
+    metadata: Mapping[str, Any],
+    modalities: tuple[str, ...],
+    moved: list[str],
+    asr: str | None,
+) -> Extractor:
+    """As the features of the run's data set were made.
+
+    Raises:
+      UsageError: they were made elsewhere, or the weights are not those.
+    """
+    recorded = {m: Modality(**metadata["modalities"][m]) for m in modalities}
+    if "extraction" not in metadata["facts"]:
+        said = ", ".join(f"{m} by {info.extractor}" for m, info in recorded.items())
+        raise UsageError(
+            f"{workdir} was trained on features that were not made by `imat extract` ({said}), so "
+            "they cannot be made for a new file; extract a dataset from media and train on that"
+        )
+    recipe = Recipe(**metadata["facts"]["extraction"])
+    specs = {m: recipe.encoders[m] for m in modalities} | (encoders.parse(moved) if moved else {})
+    recipe = dataclasses.replace(
+        recipe,
+        encoders={m: specs[m] for m in modalities},
+        asr=recipe.asr if asr is None else asr,
+    )
+    extractor = Extractor(recipe)
+    for m, found in extractor.modalities.items():
+        if found != recorded[m]:
+            raise UsageError(
+                f"{workdir} was trained on {m} of {_describe(recorded[m])}; here is "
+                f"{_describe(found)}. Its numbers would mean something else: give the right "
+                f"weights with --encoders={m}=NAME:PATH"
+            )
+    return extractor
+
+
+def _describe(m: Modality) -> str:
+    return f"{m.extractor} ({m.checkpoint}, {m.layer}, {m.dim} features, {m.rate_hz} Hz)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Of one file: the report that is printed, and what its picture shows besides."""
+
+    report: dict[str, Any]
+    clip: Clip
+    features: Features
+    whole: windows.Reading
+    faces: list[Face]
+
+
+def predict(
+    file: str, extractor: Extractor, read: Callable, task: Task, *, window: float, hop: float
+) -> Prediction:
+    """Raises `DataError` where the file cannot be read or holds nothing to predict from."""
+    clip = Clip(pathlib.Path(file).stem, file)
+    duration = media.probe(file).duration
+    seen: list[Face] = []
+    [features] = extractor([clip], on_face=seen.append)
+    if isinstance(features, DataError):
+        raise features
+    [whole] = read([features.frames])
+    spans = windows.spans(duration, window, hop)
+    parts = [_part(clip, extractor, features, *span) for span in spans]
+    there = [i for i, part in enumerate(parts) if any(map(len, part.values()))]
+    readings = dict(zip(there, read([parts[i] for i in there]), strict=True)) if there else {}
+    report = {
+        "file": file,
+        "seconds": round(duration, 3),
+        "prediction": tasks.describe(task, whole.outputs),
+        "missing": [m for m, frames in features.frames.items() if not len(frames)],
+        "frames": {m: len(frames) for m, frames in features.frames.items()},
+        "pictures": features.pictures,
+        "pictures_with_a_face": len(features.times),
+        "transcript": features.words,
+        "windows": [
+            {"start": a, "end": b, "prediction": tasks.describe(task, readings[i].outputs)}
+            for i, (a, b) in enumerate(spans)
+            if i in readings
+        ],
+    }
+    return Prediction(report, clip, features, whole, seen)
+
+
+def _part(
+    clip: Clip, extractor: Extractor, features: Features, start: float, end: float
+) -> dict[str, np.ndarray]:
+    """The features between two times; all words, where nobody wrote down when they are said."""
+    part = dict(features.frames)
+    if "audio" in part:
+        rate = extractor.modalities["audio"].rate_hz
+        part["audio"] = part["audio"][round(start * rate) : round(end * rate)]
+    if "vision" in part:
+        part["vision"] = part["vision"][(features.times >= start) & (features.times < end)]
+    if "text" in part:
+        path = transcripts.beside(pathlib.Path(clip.file))
+        script = transcripts.read(path) if path else None
+        if script and script.cues:
+            part["text"] = extractor.text(script.text_between(start, end))
+    return part
+
+
+def _table(report: Mapping[str, Any]) -> str:
+    """The report of one file as text."""
+    if "error" in report:
+        return f"{report['file']}\n  error: {report['error']}"
+    missing = f", without {' and '.join(report['missing'])}" if report["missing"] else ""
+    lines = [f"{report['file']}  {report['seconds']:.1f} s{missing}"]
+    lines.append(f"  {'whole':<14}{_line(report['prediction'])}")
+    for w in report["windows"] if len(report["windows"]) > 1 else ():
+        lines.append(f"  {w['start']:5.1f} –{w['end']:5.1f} s {_line(w['prediction'])}")
+    return "\n".join([*lines, *([f"  {report['strip']}"] if "strip" in report else [])])
+
+
+def _line(prediction: Mapping[str, Any]) -> str:
+    numbers = "  ".join(f"{name} {value:.2f}" for name, value in prediction["values"].items())
+    return f"{prediction['label']:<10} {numbers}" if "label" in prediction else numbers
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

@@ -1,0 +1,96 @@
+"""A clip's features through a trained network: as a whole, and in windows over time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from imat_jax import sharding
+from imat_jax.data import loader, published, records
+from imat_jax.data.statistics import standardize
+from imat_jax.experiment import Network
+
+LADDER = (16, 64, 256, 1024, 4096)  # padded lengths, so that a few programs do for all clips
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the network says of one stretch.
+
+    Attributes:
+      outputs: [K].
+      attention: {"text<-audio": [S]}: how the query modality's summary spreads over the frames of
+        the other, mean of layers and heads; only of pairs of which both are there.
+    """
+
+    outputs: np.ndarray
+    attention: Mapping[str, np.ndarray]
+
+
+def make_reader(net: Network, params: Any, dtype: str) -> Callable[[list], list[Reading]]:
+    """`reader(examples)`, each {modality: [T, D]}, T = 0 where missing -> their readings.
+
+    Args:
+      dtype: in which the training data store features; numbers are rounded as they were there.
+    """
+
+    @jax.jit
+    def step(params, batch):
+        if net.statistics:
+            batch = standardize(batch, net.statistics)
+        outputs, extras = nnx.merge(net.graphdef, params)(batch, deterministic=True)
+        weights = {k: v.mean(axis=(1, 2)) for k, v in extras.items() if k.startswith("ima/")}
+        return outputs, weights
+
+    is_published = net.config.data.mode == "published"
+    place = published.place if is_published else loader.head
+    limits = published.LIMITS if is_published else net.config.data.max_frames
+
+    def read(examples: Sequence[Mapping[str, np.ndarray]]) -> list[Reading]:
+        rows = [
+            {m: np.asarray(x[m]).astype(records.DTYPES[dtype]) for m in net.dims}
+            | {"id": b"", "label": np.float32(0)}
+            for x in examples
+        ]
+        longest = {m: max(len(row[m]) for row in rows) for m in net.dims}
+        shape = tuple(_padded(longest[m], limits[m], is_published) for m in net.dims)
+        size = 1 << (len(rows) - 1).bit_length()
+        batch = loader.collate(rows, net.dims, shape, size, lambda *a: place(*a, 0))
+        outputs, weights = jax.device_get(step(params, sharding.put(batch, net.mesh)))
+        lengths = dict(zip(net.dims, shape, strict=True))
+        return [
+            Reading(outputs[i], dict(_attention(weights, i, batch, lengths)))
+            for i in range(len(rows))
+        ]
+
+    return read
+
+
+def _padded(length: int, limit: int, is_published: bool) -> int:
+    if is_published:
+        return limit
+    return min(next((n for n in LADDER if n >= length), limit), limit)
+
+
+def _attention(
+    weights: Mapping[str, np.ndarray], i: int, batch: loader.Batch, lengths: Mapping[str, int]
+) -> Iterator[tuple[str, np.ndarray]]:
+    for name, values in weights.items():
+        pair = name.removeprefix("ima/")
+        query, key = pair.split("<-")
+        if batch[f"{query}_mask"][i].any() and batch[f"{key}_mask"][i].any():
+            own = values.shape[-1] - lengths[key]  # a learned CLS comes before the frames
+            yield pair, values[i, own:][batch[f"{key}_mask"][i]]
+
+
+def spans(duration: float, length: float, hop: float) -> list[tuple[float, float]]:
+    """Windows of `length` seconds, every `hop`, until one ends with the clip; that may be shorter."""
+    found = [(0.0, min(length, duration))]
+    while found[-1][1] < duration and (start := len(found) * hop) < duration:
+        found.append((start, min(start + length, duration)))
+    return found

@@ -1,0 +1,226 @@
+"""Media to a dataset: what is in it, what is left out, and that an interruption changes nothing."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import clips
+import numpy as np
+import pytest
+import talking
+from talking import write
+
+from imat_jax import encoders
+from imat_jax.data.corpus import DataError
+from imat_jax.data.dataset import Dataset
+from imat_jax.encoders import chunks
+from imat_jax.encoders import clips as listing
+from imat_jax.encoders.clips import Clip
+from imat_jax.encoders.extractor import Extractor, Recipe
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXTRACT = [sys.executable, "-m", "imat_jax.extract"]
+
+
+def extract(*flags, check=True):
+    done = subprocess.run([*EXTRACT, *map(str, flags)], cwd=ROOT, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    return talking.make(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def dataset(media, tmp_path_factory):
+    output = tmp_path_factory.mktemp("data") / "made"
+    extract(f"--input={media / 'table.csv'}", f"--output={output}", "--dtype=float32")
+    return Dataset.open(output)
+
+
+def example(dataset, name):
+    for split in dataset.splits:
+        for record in dataset.source(split):
+            if record["id"].decode() == name:
+                return record
+    raise KeyError(name)
+
+
+def test_what_a_clip_lacks_has_no_frames(dataset):
+    lengths = {k: {m: len(example(dataset, k)[m]) for m in dataset.dims} for k in "abcd"}
+    # 1.2 s at 10 pictures a second; one vector of speech for each 80 ms after the first 0.76 s.
+    assert lengths["a"]["vision"] == 12 and lengths["a"]["audio"] > 0
+    assert lengths["a"]["text"] == 4  # [CLS] hello there [SEP]
+    assert lengths["b"] == {"text": 0, "audio": 0, "vision": 10}
+    assert lengths["c"]["vision"] == 0 and lengths["c"]["audio"] > 0
+    assert lengths["d"]["vision"] == 0 and lengths["d"]["audio"] > 0
+    assert example(dataset, "a")["transcript"] == b"hello there"
+
+
+def test_features_are_those_of_the_encoders(dataset, media):
+    from imat_jax.encoders import media as reader
+
+    wave = reader.audio(media / "radio.wav", 0.5, 1.5)
+    encoder = encoders.make("audio", "speech-embedding")
+    np.testing.assert_array_equal(example(dataset, "d")["audio"], encoder.encode([wave])[0])
+    [text] = encoders.make("text", "minilm").encode(["hello there"])
+    np.testing.assert_allclose(example(dataset, "a")["text"], text, atol=1e-5)
+
+
+def test_the_dataset_says_what_made_it(dataset):
+    facts, modalities = dataset.metadata["facts"], dataset.metadata["modalities"]
+    assert facts["extraction"]["encoders"] == encoders.OFFLINE
+    assert facts["pictures"] == 12 + 10 + 10 and facts["pictures_with_a_face"] == 12 + 10
+    assert len(facts["media_sha256"]) == 64 and facts["left_out"] == {}
+    assert modalities["audio"]["rate_hz"] == 12.5 and modalities["vision"]["rate_hz"] == 10
+    for info in modalities.values():
+        assert "sha256:" in info["checkpoint"]
+
+
+def test_equal_media_give_equal_files_with_any_number_of_processes(media, dataset, tmp_path):
+    flags = [f"--input={media / 'table.csv'}", "--dtype=float32"]
+    extract(*flags, f"--output={tmp_path / 'made'}", "--workers=2")
+    other = Dataset.open(tmp_path / "made")
+    assert other.fingerprint == dataset.fingerprint
+    assert not (tmp_path / "made.extracting").exists()
+
+
+def test_a_killed_extraction_goes_on_and_gives_the_same(media, dataset, tmp_path):
+    output = tmp_path / "made"
+    flags = [f"--input={media / 'table.csv'}", "--dtype=float32", f"--output={output}"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    # One clip a chunk, and the second chunk takes for ever.
+    slow = (
+        "import sys, time; from imat_jax import cli, extract; from imat_jax.encoders import chunks;"
+        "chunks.CLIPS = 1; real = chunks.extract; done = [];"
+        "chunks.extract = lambda *a: (time.sleep(999) if done else done.append(real(*a)));"
+        "sys.argv[0] = 'extract'; cli.run(extract.main, extract.define_flags)"
+    )
+    running = subprocess.Popen([sys.executable, "-c", slow, *flags], cwd=ROOT, env=environment)
+    folder = tmp_path / "made.extracting"
+    deadline = time.time() + 120
+    while not list(folder.glob("*.npz")) and time.time() < deadline:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    [kept] = folder.glob("*.npz")
+    before = kept.stat().st_mtime_ns
+    again = slow.replace("time.sleep(999) if done else ", "")
+    done = subprocess.run(
+        [sys.executable, "-c", again, *flags], cwd=ROOT, env=environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 of 4 clips were extracted before" in done.stderr and before
+    assert Dataset.open(output).fingerprint == dataset.fingerprint
+
+
+BAD = {
+    "empty.mp4": b"",
+    "letter.mp4": b"Dear Sir or Madam, this is no film. " * 40,
+}
+
+
+@pytest.fixture
+def with_bad(tmp_path):
+    folder = tmp_path / "media"
+    folder.mkdir()
+    clips.clip(folder / "good.wav", 1.0)
+    for name, content in BAD.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_broken_file_fails_the_run_before_anything_is_computed(with_bad, tmp_path):
+    done = extract(f"--input={with_bad}", f"--output={tmp_path / 'made'}", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "empty.mp4" in done.stderr and "--on_error=skip" in done.stderr
+    assert "and 1 more" in done.stderr and not (tmp_path / "made").exists()
+
+
+def test_a_broken_file_is_left_out_and_listed_where_the_user_says_so(with_bad, tmp_path):
+    flags = ["--on_error=skip", "--encoders=audio=logmel"]
+    done = extract(f"--input={with_bad}", f"--output={tmp_path / 'made'}", *flags)
+    metadata = Dataset.open(tmp_path / "made").metadata
+    assert set(metadata["facts"]["left_out"]) == {"empty", "letter"}
+    assert all(name in done.stderr for name in BAD)
+    assert any("2 clips left out" in w for w in metadata["warnings"])
+    assert any("no labels" in w for w in metadata["warnings"])
+    assert list(metadata["modalities"]) == ["audio"]
+
+
+def test_a_clip_without_anything_is_an_error(tmp_path):
+    path = clips.clip(tmp_path / "blank.mp4", 1.0, audio=False)
+    [found] = Extractor(Recipe(dict(encoders.OFFLINE)))([Clip("blank", str(path))])
+    assert isinstance(found, DataError)
+    assert str(found).endswith("nothing to read an emotion from: no words, no sound, no face")
+
+
+def test_chunks_hold_clips_of_similar_length_and_depend_on_all_that_matters(tmp_path):
+    files = []
+    for k in range(40):
+        path = tmp_path / f"{k}.wav"
+        path.write_bytes(bytes(k))
+        files.append(Clip(f"{k:02d}", str(path)))
+    seconds = [float((7 * k) % 40) for k in range(40)]
+    planned = chunks.plan(files, seconds, tmp_path, "settings")
+    order = [seconds[int(c.id)] for chunk in planned for c in chunk.clips]
+    assert order == sorted(seconds)
+    lengths = [[seconds[int(c.id)] for c in chunk.clips] for chunk in planned]
+    assert all(len(c) <= chunks.CLIPS and sum(c) <= chunks.SECONDS for c in lengths)
+    names = [chunk.path.name for chunk in planned]
+    assert names == [c.path.name for c in chunks.plan(files, seconds, tmp_path, "settings")]
+    assert not set(names) & {c.path.name for c in chunks.plan(files, seconds, tmp_path, "others")}
+    (tmp_path / "0.txt").write_text("a transcript beside the first")
+    changed = {c.path.name for c in chunks.plan(files, seconds, tmp_path, "settings")}
+    assert len(set(names) - changed) == 1
+
+
+def test_tables_of_clips(tmp_path):
+    clips.clip(tmp_path / "one.wav", 1.0)
+    rows = [{"id": "one", "transcript": "so it goes", "label:joy": "0.5", "label:anger": "0"}]
+    write(tmp_path / "t.csv", rows)
+    [clip], [utterance], columns = listing.find(tmp_path / "t.csv")
+    assert clip == Clip("one", str(tmp_path / "one.wav"), 0.0, None, "so it goes")
+    assert clip.words() == "so it goes" and columns == ["joy", "anger"]
+    assert utterance.annotations == {"dimensions": [0.5, 0.0]}
+    assert listing.find(tmp_path)[0] == [clip]  # the only table in the folder
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"file": "no.wav"}, r"t\.csv: row 1 \(x\): no\.wav is not there"),
+        ({"file": "one.wav", "start": "soon"}, r"row 1 \(x\): `start` is 'soon', no seconds"),
+        ({"file": "one.wav", "end": "nan"}, "`end` is 'nan', no seconds"),
+        ({"file": "one.wav", "start": 2, "end": 1}, "ends before it starts"),
+        ({"file": "one.wav", "label": ""}, "1 rows have no `label`"),
+    ],
+)
+def test_a_bad_table_is_one_clear_error(tmp_path, row, said):
+    clips.clip(tmp_path / "one.wav", 1.0)
+    write(tmp_path / "t.csv", [{"id": "x"} | row])
+    with pytest.raises(DataError, match=said):
+        listing.find(tmp_path / "t.csv")
+
+
+def test_an_encoder_that_does_not_exist_is_an_error_that_lists_those_that_do():
+    with pytest.raises(DataError, match=r"'audio=wav2vec3'; there are text=minilm bert:DIR; audio"):
+        encoders.parse(["audio=wav2vec3"])
+    with pytest.raises(DataError, match="write audio=wav2vec:FILE"):
+        encoders.make("audio", "wav2vec")
+    assert encoders.parse(["vision=facemesh", "text=bert:some/dir"]) == {
+        "text": "bert:some/dir",
+        "vision": "facemesh",
+    }
+
+
+def test_json_of_a_recipe_is_the_recipe():
+    recipe = Recipe({"audio": "mfcc"}, 5.0, "whisper")
+    assert Recipe(**json.loads(json.dumps(vars(recipe)))) == recipe
