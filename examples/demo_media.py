@@ -31,7 +31,6 @@ import dataclasses
 import importlib
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -119,10 +118,12 @@ def plan(clips: int, seed: int) -> list[Clip]:
     """Rows of the table: speaker by speaker, one clip of each class in an order of chance.
 
     Raises:
-      UsageError: `clips` is no positive multiple of four.
+      UsageError: `clips` is no positive multiple of four, or `seed` is negative.
     """
     if clips < 1 or clips % len(LABELS):
         raise UsageError(f"--clips={clips}: a positive multiple of {len(LABELS)} is needed")
+    if seed < 0:
+        raise UsageError(f"--seed={seed}: 0 or more is needed")
     rows = []
     for speaker, split in enumerate(splits(clips // len(LABELS))):
         rng = np.random.default_rng([seed, speaker])
@@ -438,14 +439,14 @@ def make(output: pathlib.Path, clips: int, seed: int, progress: bool = True) -> 
     """Write the folder; killed, it leaves nothing at `output`.
 
     Raises:
-      UsageError: `output` exists; a package is missing; `clips` is no multiple of four.
+      UsageError: `output` exists; a package is missing; or as `plan`.
     """
     rows = plan(clips, seed)
     for name in PACKAGES:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise UsageError(f"no package {name}: pip install 'imat_jax[media]'") from error
+            raise UsageError(f"no package {name}: pip install 'imat_jax[media,demo]'") from error
     from skimage import data
 
     if output.exists():
@@ -482,4 +483,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

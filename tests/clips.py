@@ -77,6 +77,7 @@ def clip(
     rotation=0,
     aspect=None,
     pix_fmt="yuv420p",
+    b_frames=0,
     codecs=None,
     video=True,
     audio=True,
@@ -104,7 +105,7 @@ def clip(
         if video and video_codec:
             pictures = container.add_stream(video_codec, rate=fps)
             pictures.width, pictures.height = size if rotation % 180 == 0 else size[::-1]
-            pictures.pix_fmt = pix_fmt
+            pictures.pix_fmt, pictures.max_b_frames = pix_fmt, b_frames
             pictures.options = FAST.get(video_codec, {})
             base = Fraction(1, fps if times is None and not video_at else TICKS)
             pictures.codec_context.time_base = base

@@ -171,6 +171,8 @@ def test_an_existing_folder_and_a_wrong_number_are_errors(made, tmp_path):
         demo_media.make(made, clips=4, seed=0)
     with pytest.raises(UsageError, match="--clips=6: a positive multiple of 4"):
         demo_media.make(tmp_path / "new", clips=6, seed=0)
+    with pytest.raises(UsageError, match="--seed=-1: 0 or more"):
+        demo_media.make(tmp_path / "new", clips=4, seed=-1)
     assert not any(tmp_path.iterdir())
 
 
@@ -182,5 +184,5 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == "error: no package espeakng_loader: pip install 'imat_jax[media]'\n"
+    assert done.stderr == "error: no package espeakng_loader: pip install 'imat_jax[media,demo]'\n"
     assert not any(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from flax import nnx
 
 from imat_jax.data.corpus import DataError, Modality
 from imat_jax.encoders import weights
-from imat_jax.encoders.encoder import FACE_SIZE, Encoder
+from imat_jax.encoders.encoder import Encoder
 from imat_jax.encoders.program import compiled
 
 # Frames a program call. The first layers make 3 MB a frame: more frames would leave the cache.
@@ -67,22 +67,24 @@ def encoder(path: str | os.PathLike) -> Encoder:
         )
     try:
         model = convert.fabnet(weights.load(path))
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: {error.args[0]}") from error
     program = compiled(model, lambda model, x: model(x.astype(jnp.float32) / 255))
     dim = model.convs[-1].out_features
 
-    def encode(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        crops = np.concatenate([np.zeros((0, FACE_SIZE, FACE_SIZE, 3), np.uint8), *inputs])
+    def encode_one(crops: np.ndarray) -> np.ndarray:
         features = np.zeros((len(crops), dim), np.float32)
         for start in range(0, len(crops), BLOCK):
             block = crops[start : start + BLOCK]
-            missing = BLOCK - len(block)
-            padded = np.pad(block, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            padded = np.zeros((BLOCK, *block.shape[1:]), np.uint8)
+            padded[: len(block)] = block
             features[start : start + BLOCK] = program(padded)[: len(block)]
-        return np.split(features, np.cumsum([len(crops) for crops in inputs])[:-1])
+        return features
+
+    def encode(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [encode_one(crops) for crops in inputs]
 
     modality = Modality(dim, "fabnet", weights.checkpoint(path), "encoder")
     return Encoder("fabnet", modality, encode)

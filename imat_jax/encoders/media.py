@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import struct
@@ -121,16 +122,17 @@ def frames(
             return
         view = _View(media.video)
         count, shown, until = 0, None, 0.0
+        end = math.inf if end is None else end
         for time, frame in media.video_from(start):
             while shown is not None and (now := start + count / fps) < time - TICK:
-                if end is not None and now >= end:
+                if now >= end:
                     return
                 yield now, view(shown)
                 count += 1
             while shown is None and time > LEAD and start + count / fps < time - TICK:
                 count += 1  # before the first frame there is nothing to see
             shown, until = frame, time + media.shown_for(frame)
-        while shown is not None and (now := start + count / fps) < min(until, end or until) - TICK:
+        while shown is not None and (now := start + count / fps) < min(until - TICK, end):
             yield now, view(shown)
             count += 1
 

@@ -33,5 +33,6 @@ def compiled(model: nnx.Module, call: Callable | None = None) -> Callable[..., n
 
 def blocks(count: int, largest: int) -> list[int]:
     """Sizes of at most `largest`, a power of two, that sum to `count`: 13, 8 -> 8, 4, 1."""
-    sizes = [largest] * (count // largest)
-    return sizes + [1 << b for b in reversed(range(largest.bit_length())) if count % largest >> b & 1]
+    rest = count % largest
+    ones = [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+    return [largest] * (count // largest) + ones

@@ -232,7 +232,11 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: An
         raise pickle.UnpicklingError("a tensor without storage, shape or strides")
     count = math.prod(size)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if min(offset, 0, *size, *stride) < 0 or count > storage.size or (count and last >= storage.size):
+    if (
+        min(offset, 0, *size, *stride) < 0
+        or count > storage.size
+        or (count and last >= storage.size)
+    ):
         raise pickle.UnpicklingError(
             f"a tensor of shape {tuple(size)} at {offset} in {storage.size} numbers"
         )

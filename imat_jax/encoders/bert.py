@@ -1,0 +1,276 @@
+"""BERT and its family: last hidden states of the tokens of a text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from imat_jax.data.corpus import DataError, Modality
+from imat_jax.encoders import weights
+from imat_jax.encoders.encoder import Encoder
+from imat_jax.encoders.program import blocks, compiled
+from imat_jax.models.attention import masked_softmax
+
+# RoBERTa counts positions from behind the padding token's id, and padding does not count.
+ROBERTA = ("roberta", "xlm-roberta", "camembert")
+TOKENS = 512  # in one program call, and most of a piece of text
+ROW = 128  # tokens in a row, into which short texts are packed
+FEW = 32  # where one short row is enough
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the network is made of, by the names of `config.json`."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_act: str = "gelu"
+    pad_token_id: int = 0
+    position_embedding_type: str = "absolute"
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> Config:
+        """Of a Hugging Face configuration; other settings are ignored.
+
+        Raises:
+          ValueError: a setting is missing, or it describes another kind of network.
+        """
+        names = [f.name for f in dataclasses.fields(cls)]
+        missing = [n for n in names if n not in config and not hasattr(cls, n)]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} is missing")
+        read = cls(**{n: config[n] for n in names if n in config})
+        if read.model_type not in ("bert", *ROBERTA):
+            raise ValueError(
+                f"model_type is {read.model_type}; {', '.join(('bert', *ROBERTA))} are read"
+            )
+        if read.position_embedding_type != "absolute":
+            raise ValueError(f"position_embedding_type is {read.position_embedding_type}")
+        if read.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {read.hidden_act}; {', '.join(ACTIVATIONS)} are known")
+        if config.get("is_decoder"):
+            raise ValueError("it is a decoder")
+        return read
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a text."""
+        first = self.pad_token_id + 1 if self.model_type in ROBERTA else 0
+        return self.max_position_embeddings - first
+
+    def positions(self, ids: np.ndarray) -> np.ndarray:
+        """ids [T] of one text -> rows [T] of the table of positions."""
+        if self.model_type not in ROBERTA:
+            return np.arange(len(ids))
+        real = ids != self.pad_token_id
+        return np.cumsum(real) * real + self.pad_token_id
+
+
+class Layer(nnx.Module):
+    """Self-attention and a feed-forward network, each with its sum normalised (post-LN)."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        d, inner = config.hidden_size, config.intermediate_size
+        norm = dict(epsilon=config.layer_norm_eps, rngs=rngs)
+        self.heads = config.num_attention_heads
+        self.qkv = nnx.Linear(d, 3 * d, rngs=rngs)
+        self.out = nnx.Linear(d, d, rngs=rngs)
+        self.attention_norm = nnx.LayerNorm(d, **norm)
+        self.inner = nnx.Linear(d, inner, rngs=rngs)
+        self.outer = nnx.Linear(inner, d, rngs=rngs)
+        self.ffn_norm = nnx.LayerNorm(d, **norm)
+        self.activation = config.hidden_act
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """x [B, T, D], mask [B, T, T] of what each token attends to -> [B, T, D]."""
+        b, t, d = x.shape
+        qkv = self.qkv(x).reshape(b, t, 3, self.heads, d // self.heads)
+        q, k, v = jnp.transpose(qkv, (2, 0, 3, 1, 4))  # each [B, H, T, K]
+        scores = jnp.einsum("bhtk,bhsk->bhts", q * (d // self.heads) ** -0.5, k)
+        attended = jnp.einsum("bhts,bhsk->bthk", masked_softmax(scores, mask[:, None]), v)
+        x = self.attention_norm(x + self.out(attended.reshape(b, t, d)))
+        return self.ffn_norm(x + self.outer(ACTIVATIONS[self.activation](self.inner(x))))
+
+
+class Bert(nnx.Module):
+    """BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), MiniLM, XLM-R, in inference.
+
+    Without pooler and heads. Make one with `convert.bert`.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        d = config.hidden_size
+        self.words = nnx.Embed(config.vocab_size, d, rngs=rngs)
+        self.positions = nnx.Embed(config.max_position_embeddings, d, rngs=rngs)
+        self.types = nnx.Embed(config.type_vocab_size, d, rngs=rngs)
+        self.norm = nnx.LayerNorm(d, epsilon=config.layer_norm_eps, rngs=rngs)
+        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
+        self.config = config
+
+    def __call__(
+        self,
+        ids: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        types: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states of the last layer [B, T, D]; those of padding mean nothing.
+
+        Several texts may share a row: a token attends to the tokens of its own segment.
+
+        Args:
+          ids: [B, T] int.
+          positions: [B, T] int, rows of the table of positions: `Config.positions` of each text.
+          segments: [B, T] int, the number of the text, from 1; 0 is padding.
+          types: [B, T] int, 0 for the first sentence and 1 for the second; None: all 0.
+        """
+        types = jnp.zeros_like(ids) if types is None else types
+        x = self.norm(self.words(ids) + self.positions(positions) + self.types(types))
+        mask = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
+    """Texts -> last hidden states [T, D], `<s>` and `</s>` (`[CLS]`, `[SEP]`) included.
+
+    An empty text has no frame. A text of more tokens than the model has positions is encoded in
+    equal consecutive pieces, each between its own `<s>` and `</s>`, of which the first `<s>` and
+    the last `</s>` are kept.
+
+    Args:
+      directory: as Hugging Face has it: config.json, tokenizer files, and model.safetensors or
+        pytorch_model.bin, whole or in pieces.
+
+    Raises:
+      DataError: a file is missing, or the model is of another family.
+    """
+    from imat_jax import convert  # which imports this module
+
+    directory = pathlib.Path(directory)
+    try:
+        content = json.loads((directory / "config.json").read_text("utf-8"))
+        found = weights.files(directory)
+    except (OSError, DataError) as error:
+        raise DataError(
+            f"{directory}: {error}; download config.json, model.safetensors and the tokenizer "
+            "files of the model from its repository on Hugging Face into this folder"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{directory / 'config.json'}: not JSON: {error}") from error
+    try:
+        model = convert.bert(weights.load(directory), content)
+    except (KeyError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{directory} ({found[0].name}): {error.args[0]}") from error
+    tokenizer = _tokenizer(directory)
+    program = compiled(model)
+    config = model.config
+
+    def tokens(text: str) -> np.ndarray:
+        """[T] ids, with those that the family puts around a text."""
+        return np.asarray(tokenizer(text, verbose=False)["input_ids"] if text.strip() else [], int)
+
+    def encode(inputs: Sequence[str]) -> list[np.ndarray]:
+        longest = min(config.longest, TOKENS)
+        texts = [_pieces(tokens(text), longest) for text in inputs]
+        states = iter(_encode([piece for pieces in texts for piece in pieces], program, config))
+        return [_joined([next(states) for _ in pieces], config.hidden_size) for pieces in texts]
+
+    modality = Modality(
+        config.hidden_size, config.model_type, weights.checkpoint(directory), "last hidden state"
+    )
+    return Encoder(name, modality, encode)
+
+
+def _tokenizer(directory: pathlib.Path) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DataError(
+            f"{directory}: no tokenizer that transformers can read ({error}); download "
+            "tokenizer.json, tokenizer_config.json, vocab.json, merges.txt, vocab.txt, as many as "
+            "the model's repository has, into this folder"
+        ) from error
+
+
+def _pieces(ids: np.ndarray, longest: int) -> list[np.ndarray]:
+    """ids [T] as pieces of at most `longest`, each with the first and the last id around it."""
+    if len(ids) <= longest:
+        return [ids] if len(ids) else []
+    count = -(-(len(ids) - 2) // (longest - 2))
+    return [np.r_[ids[0], part, ids[-1]] for part in np.array_split(ids[1:-1], count)]
+
+
+def _joined(pieces: list[np.ndarray], width: int) -> np.ndarray:
+    """[T, D] of the text; what stands around inner pieces is dropped."""
+    if not pieces:
+        return np.zeros((0, width), np.float32)
+    last = len(pieces) - 1
+    return np.concatenate(
+        [states[i > 0 : len(states) - (i < last)] for i, states in enumerate(pieces)]
+    )
+
+
+def _encode(pieces: list[np.ndarray], program: Any, config: Config) -> list[np.ndarray]:
+    """[T, D] of each piece; short ones share rows, so that little is padding."""
+    states = [np.zeros(0)] * len(pieces)
+    for width, rows in _packed([len(piece) for piece in pieces]).items():
+        for count in blocks(len(rows), TOKENS // width):
+            chosen, rows = rows[:count], rows[count:]
+            ids, positions, segments = np.zeros((3, count, width), np.int32)
+            places = [
+                (r, n, p, start) for r, row in enumerate(chosen) for n, (p, start) in enumerate(row)
+            ]
+            for r, n, p, start in places:
+                columns = slice(start, start + len(pieces[p]))
+                ids[r, columns] = pieces[p]
+                positions[r, columns] = config.positions(pieces[p])
+                segments[r, columns] = n + 1
+            found = program(ids, positions, segments)
+            for r, _, p, start in places:
+                states[p] = found[r, start : start + len(pieces[p])]
+    return states
+
+
+def _packed(lengths: list[int]) -> dict[int, list[list[tuple[int, int]]]]:
+    """{width: rows}, each row a list of (piece, its first column): first fit, longest first."""
+    short = FEW if sum(lengths) <= FEW else ROW
+    rows: dict[int, list[list[tuple[int, int]]]] = {short: [], TOKENS: []}
+    for p in sorted(range(len(lengths)), key=lambda p: -lengths[p]):
+        width = short if lengths[p] <= short else TOKENS
+        for row in rows[width]:
+            last, start = row[-1]
+            if start + lengths[last] + lengths[p] <= width:
+                row.append((p, start + lengths[last]))
+                break
+        else:
+            rows[width].append([(p, 0)])
+    return rows
