@@ -370,6 +370,9 @@ def test_a_clock_that_jumps(tmp_path):
     path = clip(tmp_path / "a.mkv", 1.0, video=False, codecs=pcm, pause=(0.5, 1e5))
     with pytest.raises(media.MediaError, match=r"its audio jumps from 0\.\d s to 100000\.\d s"):
         media.audio(path)
+    path = clip(tmp_path / "b.mkv", 1.0, audio_at=1e5)
+    with pytest.raises(media.MediaError, match="its audio and video begin more than 3600 s apart"):
+        media.probe(path)
 
 
 def test_a_flac_file_that_lost_frames(tmp_path):

@@ -23,8 +23,7 @@ from imat_jax.models.attention import masked_softmax
 # RoBERTa counts positions from behind the padding token's id, and padding does not count.
 ROBERTA = ("roberta", "xlm-roberta", "camembert")
 TOKENS = 512  # in one program call, and most of a piece of text
-ROW = 128  # tokens in a row, into which short texts are packed
-FEW = 32  # where one short row is enough
+ROW = 128  # tokens in a row that short texts share
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -262,10 +261,9 @@ def _encode(pieces: list[np.ndarray], program: Any, config: Config) -> list[np.n
 
 def _packed(lengths: list[int]) -> dict[int, list[list[tuple[int, int]]]]:
     """{width: rows}, each row a list of (piece, its first column): first fit, longest first."""
-    short = FEW if sum(lengths) <= FEW else ROW
-    rows: dict[int, list[list[tuple[int, int]]]] = {short: [], TOKENS: []}
+    rows: dict[int, list[list[tuple[int, int]]]] = {ROW: [], TOKENS: []}
     for p in sorted(range(len(lengths)), key=lambda p: -lengths[p]):
-        width = short if lengths[p] <= short else TOKENS
+        width = ROW if lengths[p] <= ROW else TOKENS
         for row in rows[width]:
             last, start = row[-1]
             if start + lengths[last] + lengths[p] <= width:

@@ -19,6 +19,8 @@ from imat_jax.encoders.program import compiled
 
 # Frames a program call. The first layers make 3 MB a frame: more frames would leave the cache.
 BLOCK = 8
+# XLA gives 2-D convolutions on CPU to YNNPACK; its own are 1.3 times as fast here.
+ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 class FabNet(nnx.Module):
@@ -71,7 +73,7 @@ def encoder(path: str | os.PathLike) -> Encoder:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: {error.args[0]}") from error
-    program = compiled(model, lambda model, x: model(x.astype(jnp.float32) / 255))
+    program = compiled(model, lambda model, x: model(x.astype(jnp.float32) / 255), ON_CPU)
     dim = model.convs[-1].out_features
 
     def encode_one(crops: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 TICK = 0.0015  # seconds; containers that count in milliseconds are up to one off
 LEAD = 0.1  # seconds; streams of one file seldom begin together
 GAP = 0.05  # seconds by which timestamps and samples may disagree
+JUMP = 3600  # seconds; a longer gap is a broken clock
 SETTLE = 0.1  # seconds; longer than the resampler's filter
 SCALING = (
     Interpolation.AREA
@@ -169,6 +170,8 @@ class _Media:
                 stream.codec_context.thread_count = 1
         starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
         self._zero = float(min(starts, default=0))
+        if max(starts, default=0) - self._zero > JUMP:
+            raise MediaError(f"{self.path}: its audio and video begin more than {JUMP} s apart")
         self.announced, self.reached = self._announced(), 0.0
         self.gapless = self._container.format.name == "flac"
 
@@ -232,7 +235,7 @@ class _Media:
                 before, time = time, stamp
                 if time is None:
                     time = 0.0 if before is None else before + self.shown_for(frame)
-                if before is not None and not -1 < time - before < 3600:
+                if before is not None and not -1 < time - before < JUMP:
                     message = f"its {stream.type} jumps from {before:.1f} s to {time:.1f} s"
                     raise MediaError(f"{self.path}: {message}")
                 yield time, frame
@@ -357,9 +360,8 @@ def _open(path: pathlib.Path) -> Any:
     if not path.stat().st_size:
         raise MediaError(f"{path}: the file is empty")
     try:
-        # Playlists may name other files, but nothing on the network.
-        local = {"protocol_whitelist": "file"}
-        container = av.open(f"file:{path}", container_options=local, metadata_errors="replace")
+        # FFmpeg lets a playlist that is a file name other files, and nothing on the network.
+        container = av.open(f"file:{path}", metadata_errors="replace")
         known = container.format.name != "tty"  # any .txt, as an animation in a terminal
     except av.FFmpegError as error:
         if isinstance(error, PermissionError):

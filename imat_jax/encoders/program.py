@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-# On x86, XLA gives matrix products and convolutions to YNNPACK. oneDNN's products and XLA's own
-# convolutions were 1.2 to 1.4 times as fast for these networks (benchmarks/extract.py).
-X86 = {
-    "xla_cpu_experimental_ynn_fusion_type": "",
-    "xla_cpu_experimental_onednn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
-    "xla_cpu_use_onednn": True,
-}
 
+def compiled(
+    model: nnx.Module, call: Callable | None = None, on_cpu: Mapping[str, Any] | None = None
+) -> Callable[..., np.ndarray]:
+    """`call(model, *arrays)`, or `model(*arrays)`, compiled once for each shape of the arrays.
 
-def compiled(model: nnx.Module, call: Callable | None = None) -> Callable[..., np.ndarray]:
-    """`call(model, *arrays)`, or `model(*arrays)`, compiled once for each shape of the arrays."""
+    on_cpu: options of XLA's for CPU.
+    """
     graphdef, state = nnx.split(model)
 
     def apply(state, *arrays):
         network = nnx.merge(graphdef, state)
         return call(network, *arrays) if call else network(*arrays)
 
-    x86 = jax.default_backend() == "cpu" and platform.machine() in ("x86_64", "AMD64")
-    program = jax.jit(apply, compiler_options=X86 if x86 else None)
+    options = dict(on_cpu or {}) if jax.default_backend() == "cpu" else {}
+    program = jax.jit(apply, compiler_options=options)
     return lambda *arrays: np.asarray(program(state, *arrays))
 
 
