@@ -89,7 +89,7 @@ def _attention(
 
 
 def spans(duration: float, length: float, hop: float) -> list[tuple[float, float]]:
-    """Windows of `length` seconds, every `hop`, until one ends with the clip; that may be shorter."""
+    """Windows of `length` seconds, every `hop`, until one ends with the clip, perhaps shorter."""
     found = [(0.0, min(length, duration))]
     while found[-1][1] < duration and (start := len(found) * hop) < duration:
         found.append((start, min(start + length, duration)))

@@ -1,7 +1,7 @@
-"""Weights and inputs of the SSE-FT goldens, drawn again from their names (numpy only).
+"""Weights and inputs of the goldens, drawn again from their names (numpy only).
 
-The goldens (`tests/golden/sseft_*.npz`) hold outputs of the published fusion network, and no
-weights: every array comes from a generator that is seeded by the array's own name.
+The goldens (`tests/golden/*.npz`) hold outputs of the published fusion network and encoders, and
+no weights: every array comes from a generator that is seeded by the array's own name.
 """
 
 import ast
@@ -30,8 +30,12 @@ def load_golden(name: str) -> dict[str, np.ndarray]:
 
 def draw(name: str, shape: tuple[int, ...], salt: str = "golden") -> np.ndarray:
     """Standard normal float32 of `shape` from the generator that `name` seeds."""
-    seed = zlib.crc32(f"{salt}:{name}".encode()) & 0x7FFFFFFF
-    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+    return generator(name, salt).standard_normal(shape).astype(np.float32)
+
+
+def generator(name: str, salt: str = "golden") -> np.random.RandomState:
+    """The generator that `name` seeds."""
+    return np.random.RandomState(zlib.crc32(f"{salt}:{name}".encode()) & 0x7FFFFFFF)
 
 
 def sseft_config(npz: Mapping[str, np.ndarray]) -> dict:
@@ -92,3 +96,35 @@ def sseft_batch(npz: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def sseft_target(npz: Mapping[str, np.ndarray]) -> np.ndarray:
     """[B, C]; the golden's loss is mean |logits - target|."""
     return draw("target", npz["logits"].shape)
+
+
+def encoder_state_dict(npz: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters of `fabnet` or `wav2vec`, by the names of their projects."""
+    shapes = {
+        str(name): ast.literal_eval(str(shape))
+        for name, shape in zip(npz["param_names"], npz["param_shapes"], strict=True)
+    }
+    return {n: encoder_parameter(n, shape) for n, shape in shapes.items() if "num_batches" not in n}
+
+
+def encoder_parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One parameter, scaled by its kind so that activations keep a sensible size."""
+    x = draw(name, shape)
+    if name.endswith("running_var"):
+        return 1 + np.float32(0.1) * np.abs(x)
+    if name.endswith(("running_mean", "bias")):
+        return np.float32(0.05) * x
+    if len(shape) == 1:
+        return 1 + np.float32(0.1) * x
+    return x / np.float32(np.sqrt(np.prod(shape[1:])))
+
+
+def fabnet_frames() -> np.ndarray:
+    """[3, 256, 256, 3] float32 in [0, 1]; the golden draws them channels first."""
+    frames = generator("frames").random_sample((3, 3, 256, 256)).astype(np.float32)
+    return frames.transpose(0, 2, 3, 1)
+
+
+def wav2vec_wave() -> np.ndarray:
+    """[2, 16000]: two clips of a second."""
+    return np.float32(0.1) * draw("wave", (2, 16000))

@@ -110,6 +110,17 @@ def test_bad_corpora_are_refused_and_leave_nothing(tmp_path, train, valid, messa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_source_without_splits_is_one_split(tmp_path):
+    made = corpus([example(1), example(2)])
+    loose = [dataclasses.replace(u, split=None) for u in made.utterances]
+    builder.build(dataclasses.replace(made, utterances=loose), tmp_path / "d", progress=False)
+    dataset = Dataset.open(tmp_path / "d")
+    assert dataset.splits == ("unsplit",) and len(dataset.source("unsplit")) == 2
+    reserved = [dataclasses.replace(u, split="all") for u in made.utterances]
+    with pytest.raises(DataError, match="'all', which TFDS keeps for itself"):
+        builder.build(dataclasses.replace(made, utterances=reserved), tmp_path / "e")
+
+
 def test_an_id_may_come_back_in_another_split(tmp_path):
     build(tmp_path, [example(1, group="a")], [example(1, group="b")])  # MELD numbers them so
 

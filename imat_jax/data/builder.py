@@ -182,6 +182,8 @@ def _check_identity(corpus: Corpus) -> None:
     for split, utterances in corpus.splits().items():
         if not re.fullmatch(r"[A-Za-z]\w*", split):
             raise DataError(f"a split is called {split!r}; letters, digits and _ are for names")
+        if split == "all":
+            raise DataError("a split is called 'all', which TFDS keeps for itself; rename it")
         bad = [u for u in utterances if not np.isfinite(np.asarray(u.label, float)).all()]
         if bad:
             raise DataError(

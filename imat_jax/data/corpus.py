@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 MODALITIES = ("text", "audio", "vision")
+UNSPLIT = "unsplit"  # TFDS keeps "all" for itself
 
 
 class DataError(ValueError):
@@ -87,10 +88,10 @@ class Corpus:
     leaks: bool = False
 
     def splits(self) -> dict[str, list[Utterance]]:
-        """{split: its utterances}; train, valid and test first."""
+        """{split: its utterances}; train, valid and test first. Without a split: `UNSPLIT`."""
         found: dict[str, list[Utterance]] = {}
         for utterance in self.utterances:
-            found.setdefault(utterance.split or "all", []).append(utterance)
+            found.setdefault(utterance.split or UNSPLIT, []).append(utterance)
         first = [s for s in ("train", "valid", "test") if s in found]
         return {s: found[s] for s in first + sorted(set(found) - set(first))}
 

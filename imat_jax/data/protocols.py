@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imat_jax.data import ids
-from imat_jax.data.corpus import Corpus, DataError, Utterance, split_name
+from imat_jax.data.corpus import UNSPLIT, Corpus, DataError, Utterance, split_name
 
 Rule = Callable[[Utterance, int], str | None]  # (utterance, fold) -> split; None leaves it out
 
@@ -247,7 +247,7 @@ def apply(corpus: Corpus, name: str | None = None, fold: int | None = None) -> C
         task=protocol.task,
         class_names=protocol.class_names,
     )
-    if set(applied.splits()) == {"all"}:
+    if set(applied.splits()) == {UNSPLIT}:
         raise DataError(f"{name} takes its splits from the source, and this source has none")
     warnings = [*_count(protocol, applied, fold), *filter(None, [protocol.warning])]
     facts = {"reference": protocol.reference, "left_out": dict(left_out)}

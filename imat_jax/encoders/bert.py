@@ -22,8 +22,9 @@ from imat_jax.models.attention import masked_softmax
 
 # RoBERTa counts positions from behind the padding token's id, and padding does not count.
 ROBERTA = ("roberta", "xlm-roberta", "camembert")
-TOKENS = 512  # in one program call, and most of a piece of text
 ROW = 128  # tokens in a row that short texts share
+LONG = 512  # tokens in a row of a longer one; most of a piece of text
+TOKENS = 1024  # most in one program call
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -181,11 +182,10 @@ def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
         ) from error
     except ValueError as error:
         raise DataError(f"{directory / 'config.json'}: not JSON: {error}") from error
+    saved = weights.named(directory)
     try:
-        model = convert.bert(weights.load(directory), content)
-    except (KeyError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+        model = convert.bert(saved, content)
+    except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{directory} ({found[0].name}): {error.args[0]}") from error
     tokenizer = _tokenizer(directory)
     program = compiled(model)
@@ -196,7 +196,7 @@ def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
         return np.asarray(tokenizer(text, verbose=False)["input_ids"] if text.strip() else [], int)
 
     def encode(inputs: Sequence[str]) -> list[np.ndarray]:
-        longest = min(config.longest, TOKENS)
+        longest = min(config.longest, LONG)
         texts = [_pieces(tokens(text), longest) for text in inputs]
         states = iter(_encode([piece for pieces in texts for piece in pieces], program, config))
         return [_joined([next(states) for _ in pieces], config.hidden_size) for pieces in texts]
@@ -261,9 +261,9 @@ def _encode(pieces: list[np.ndarray], program: Any, config: Config) -> list[np.n
 
 def _packed(lengths: list[int]) -> dict[int, list[list[tuple[int, int]]]]:
     """{width: rows}, each row a list of (piece, its first column): first fit, longest first."""
-    rows: dict[int, list[list[tuple[int, int]]]] = {ROW: [], TOKENS: []}
+    rows: dict[int, list[list[tuple[int, int]]]] = {ROW: [], LONG: []}
     for p in sorted(range(len(lengths)), key=lambda p: -lengths[p]):
-        width = ROW if lengths[p] <= ROW else TOKENS
+        width = ROW if lengths[p] <= ROW else LONG
         for row in rows[width]:
             last, start = row[-1]
             if start + lengths[last] + lengths[p] <= width:

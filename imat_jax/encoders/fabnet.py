@@ -67,11 +67,10 @@ def encoder(path: str | os.PathLike) -> Encoder:
             f"{path}: no such file; download affectnet_4views.pth from the project page of FAb-Net "
             "(Wiles, Koepke, Zisserman; VGG, Oxford) and give its path"
         )
+    saved = weights.named(path)
     try:
-        model = convert.fabnet(weights.load(path))
-    except (KeyError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+        model = convert.fabnet(saved)
+    except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path}: {error.args[0]}") from error
     program = compiled(model, lambda model, x: model(x.astype(jnp.float32) / 255), ON_CPU)
     dim = model.convs[-1].out_features

@@ -195,12 +195,15 @@ def encoder(path: str | os.PathLike) -> Encoder:
 
     if not pathlib.Path(path).is_file():
         raise DataError(f"{path}: no such file; download {URL} and give its path")
-    saved = weights.load(path)
-    if not isinstance(saved, Mapping) or not {"args", "model"} <= set(saved):
-        raise DataError(f"{path}: a checkpoint of wav2vec holds `args` and `model`")
+    saved = weights.named(path)
+    if not all(isinstance(saved.get(part), Mapping) for part in ("args", "model")):
+        raise DataError(
+            f"{path}: a checkpoint of wav2vec 1.0 has its settings in `args` and its parameters in "
+            f"`model`; this one holds {', '.join(map(str, saved))[:200]}"
+        )
     try:
         model = convert.wav2vec(saved["model"], saved["args"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path}: {error.args[0]}") from error
     program = compiled(model, lambda model, wave, lengths: model(wave, lengths, parity=False)[1])
     dim = model.context[-1].conv.out_features

@@ -17,7 +17,7 @@ import pathlib
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -48,10 +48,22 @@ def load(path: str | os.PathLike) -> Any:
     Raises:
       DataError: no such file, truncated, big-endian, or it wants to run or import something.
     """
-    pieces = [_load_file(file) for file in files(path)]
-    if len(pieces) == 1:
-        return pieces[0]
-    return {name: array for piece in pieces for name, array in piece.items()}
+    found = files(path)
+    if len(found) == 1:
+        return _load_file(found[0])
+    return {name: array for piece in found for name, array in named(piece).items()}
+
+
+def named(path: str | os.PathLike) -> Mapping[str, Any]:
+    """`load`, where it must be a mapping of names.
+
+    Raises:
+      DataError: as `load`, or it is something else.
+    """
+    saved = load(path)
+    if not isinstance(saved, Mapping):
+        raise DataError(f"{path}: holds a {type(saved).__name__}, not weights by name")
+    return saved
 
 
 def files(path: str | os.PathLike) -> list[pathlib.Path]:
