@@ -49,8 +49,11 @@ def main(argv: list[str]) -> None:
         f.workdir = files.pop(0)
     if not f.workdir or not files:
         raise UsageError("which run, and which files? --workdir=RUN FILE…")
+    absent = [file for file in files if not pathlib.Path(file).is_file()]
+    if absent:
+        raise UsageError(f"{', '.join(absent)}: no such file")
     workdir = pathlib.Path(f.workdir)
-    extractor, read, task = _open(workdir, f.encoders, f.asr)
+    extractor, read, task = open_run(workdir, f.encoders, f.asr)
     output = pathlib.Path(f.output) if f.output else workdir / "predicted"
     results, failed = [], 0
     for file in files:
@@ -81,10 +84,18 @@ def _free_name(output: pathlib.Path, stem: str, taken: list[str]) -> str:
     return next(n for n in names if str(output / f"{n}.json") not in taken)
 
 
-def _open(
+def open_run(
     workdir: pathlib.Path, moved: list[str], asr: str | None
 ) -> tuple[Extractor, Callable, Task]:
-    """The run's extractor, its network as a reader of features, its task."""
+    """The run's extractor, its network as a reader of features, its task.
+
+    Args:
+      moved: `MODALITY=NAME:PATH` of weights that are elsewhere now.
+      asr: directory of a speech recogniser; None: the one that made the dataset.
+
+    Raises:
+      UsageError: no run, no checkpoint, features that were made elsewhere, or other weights.
+    """
     config = configs.load(workdir)
     metadata = json.loads((workdir / "dataset.json").read_text())
     mesh = jax.make_mesh(

@@ -7,6 +7,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from golden_arrays import (
     draw,
     encoder_parameter,
@@ -144,14 +145,15 @@ def tiny_wav2vec():
 
 
 def test_without_parity_padding_and_neighbours_do_not_matter(tiny_wav2vec):
-    lengths = np.asarray([3000, 465, 5001, 400], np.int32)
+    lengths = np.asarray([3000, 465, 400], np.int32)
     clips = [draw(f"clip {i}", (n,)) * 10.0**-i for i, n in enumerate(lengths)]
-    padded = np.full((4, 6000), 7, np.float32)  # what is there must not be read
+    padded = np.full((3, 4000), 7, np.float32)  # what is there must not be read
     for row, clip in zip(padded, clips, strict=True):
         row[: len(clip)] = clip
-    together = tiny_wav2vec(jnp.asarray(padded), jnp.asarray(lengths), parity=False)
+    run = nnx.jit(lambda model, *arrays: model(*arrays, parity=False))
+    together = run(tiny_wav2vec, jnp.asarray(padded), jnp.asarray(lengths))
     for row, clip in enumerate(clips):
-        alone = tiny_wav2vec(jnp.asarray(clip)[None])
+        alone = run(tiny_wav2vec, jnp.asarray(clip)[None])
         for ours, expected in zip(together, alone, strict=True):
             frames = tiny_wav2vec.frames(len(clip))
             assert expected.shape[1] == frames
@@ -161,10 +163,10 @@ def test_without_parity_padding_and_neighbours_do_not_matter(tiny_wav2vec):
 def test_with_parity_padding_is_part_of_the_clip(tiny_wav2vec):
     clip = draw("clip", (1, 3000))
     padded = jnp.asarray(np.pad(clip, ((0, 0), (0, 3000))))
-    alone, published = tiny_wav2vec(jnp.asarray(clip))[1], tiny_wav2vec(padded)[1]
+    run = nnx.jit(lambda model, *arrays: model(*arrays)[1])
+    alone, published = run(tiny_wav2vec, jnp.asarray(clip)), run(tiny_wav2vec, padded)
     assert np.abs(published[:, : alone.shape[1]] - alone).max() > 0.1 * np.abs(alone).max()
-    lengths = jnp.asarray([3000])
-    np.testing.assert_array_equal(tiny_wav2vec(padded, lengths)[1], published)
+    close(run(tiny_wav2vec, padded, jnp.asarray([3000])), published)
 
 
 def test_absent_options_are_those_of_the_class():
@@ -193,6 +195,9 @@ def test_options_of_another_model_are_refused(options, message):
         wav2vec.Options.read(options)
 
 
+context = nnx.jit(lambda model, wave: model(wave)[1])
+
+
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory):
     path = tmp_path_factory.mktemp("w") / "w.pt"
@@ -203,11 +208,12 @@ def speech(tmp_path_factory):
 
 def test_wav2vec_encodes_clips_of_any_length(speech, tiny_wav2vec):
     assert (speech.modality.dim, speech.modality.rate_hz) == (6, 100.0)
-    lengths = [0, 464, 465, 16_000, 16_001, 5 * 16_000, 300]
+    lengths = [0, 464, 465, 16_000, 16_001, 300]
     clips = [draw(f"clip {i}", (n,)) for i, n in enumerate(lengths)]
     for clip, features in zip(clips, speech.encode(clips), strict=True):
         assert features.dtype == np.float32
-        close(features, np.asarray(tiny_wav2vec(jnp.asarray(clip)[None])[1][0]))
+        expected = context(tiny_wav2vec, jnp.asarray(clip)[None])
+        close(features, np.asarray(expected[0]))
     assert speech.encode([]) == []
 
 
@@ -215,7 +221,7 @@ def test_a_long_clip_has_no_seams(speech, tiny_wav2vec):
     """Noise has the same statistics everywhere, so that pieces and the whole agree."""
     clip = draw("long", (61 * 16_000 + 7,))
     (features,) = speech.encode([clip])
-    whole = np.asarray(tiny_wav2vec(jnp.asarray(clip)[None])[1][0])
+    whole = np.asarray(context(tiny_wav2vec, jnp.asarray(clip)[None])[0])
     close(features, whole, tolerance=0.03)
     assert np.abs(features - whole).max() > 0  # it was cut
 
@@ -306,7 +312,7 @@ def test_padding_in_a_row_does_not_matter():
     alone = model(jnp.asarray(ids)[None], jnp.asarray(places)[None], jnp.ones((1, 7), jnp.int32))
     row = np.full((3, 20), 9)  # ids, positions, segments
     row[2] = 0
-    row[:, 4:11] = ids, places, 2
+    row[:, 4:11] = ids, places, np.full(7, 2)
     row[2, 15:] = 1  # another text
     shared = model(*(jnp.asarray(r)[None] for r in row))
     close(shared[:, 4:11], np.asarray(alone))
@@ -340,7 +346,7 @@ def test_names_of_older_checkpoints_are_read():
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is relative_key"),
         ({"is_decoder": True}, "decoder"),
         ({"num_hidden_layers": 3}, r"not a bert state dict: 16 parameters.*layer\.2"),
-        ({"hidden_size": 10}, r"embeddings\.word_embeddings\.weight does not fit"),
+        ({"hidden_size": 10}, r"does not fit: \(8,\), but \(10,\) is needed"),
     ],
 )
 def test_another_model_is_refused(bert_directory, tmp_path, change, message):
@@ -353,7 +359,7 @@ def test_another_model_is_refused(bert_directory, tmp_path, change, message):
 def test_a_directory_without_tokenizer_says_what_is_missing(bert_directory, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(bert_directory / name)
-    with pytest.raises(DataError, match=r"no tokenizer.*tokenizer\.json"):
+    with pytest.raises(DataError, match=r"no tokenizer: none of tokenizer\.json"):
         bert.encoder(tmp_path)
 
 

@@ -7,8 +7,14 @@ import subprocess
 import sys
 
 import clips
+import jax
+import numpy as np
 import pytest
 import talking
+
+from imat_jax import predict
+from imat_jax.cli import UsageError
+from imat_jax.data.corpus import DataError
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -63,61 +69,62 @@ def test_files_of_every_kind(run, tmp_path):
     assert len({json.dumps(w["prediction"]) for w in everything["windows"]}) > 1
 
 
-def test_the_whole_is_what_evaluation_saw(run):
-    """The probabilities of a clip of the valid split are those of the run's own predictions."""
-    import numpy as np
+@pytest.fixture(scope="module")
+def reading(run):
+    """`reading(file)` is the report on a file."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        opened = predict.open_run(run / "run", [], None)
+        yield lambda file: predict.predict(str(file), *opened, window=3.0, hop=1.0).report
 
+
+def test_the_whole_is_what_evaluation_saw(run, reading):
+    """The probabilities of a clip of the valid split are those of the run's own predictions."""
     with np.load(run / "run" / "predictions" / "valid.npz") as archive:
         [outputs] = archive["outputs"]
     share = np.exp(outputs) / np.exp(outputs).sum()
-    done = program(
-        "predict", run / "run", run / "media" / "nobody.mp4", "--json", "--nostrip",
-        f"--output={run / 'out'}",
-    )  # fmt: skip
-    [report] = json.loads(done.stdout)
-    np.testing.assert_allclose(list(report["prediction"]["values"].values()), share, atol=1e-5)
+    values = reading(run / "media" / "nobody.mp4")["prediction"]["values"]
+    np.testing.assert_allclose(list(values.values()), share, atol=1e-5)
 
 
-def test_a_table_for_people(run):
-    done = program("predict", f"--workdir={run / 'run'}", run / "media" / "all.mp4")
-    first, whole, picture = done.stdout.splitlines()
-    assert first.endswith("all.mp4  1.2 s")
-    assert "glad" in whole and "sad" in whole and picture.endswith("all.png")
-
-
-def test_other_weights_are_an_error(run, tmp_path):
-    other = tmp_path / "run"
-    shutil.copytree(run / "run", other)
-    path = other / "dataset.json"
-    metadata = json.loads(path.read_text())
-    metadata["modalities"]["audio"]["checkpoint"] = "embedding_model.tflite sha256:00"
-    path.write_text(json.dumps(metadata))
-    done = program("predict", f"--workdir={other}", run / "media" / "all.mp4", check=False)
-    assert done.returncode == 1 and "sha256:00" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_run_on_features_from_elsewhere_is_an_error(run, tmp_path):
-    other = tmp_path / "run"
-    shutil.copytree(run / "run", other)
-    path = other / "dataset.json"
-    metadata = json.loads(path.read_text())
-    del metadata["facts"]["extraction"]
-    path.write_text(json.dumps(metadata))
-    done = program("predict", f"--workdir={other}", run / "media" / "all.mp4", check=False)
-    assert done.returncode == 1 and "not made by `imat extract`" in done.stderr
-
-
-def test_no_file_is_an_error(run):
-    done = program("predict", f"--workdir={run / 'run'}", check=False)
-    assert done.returncode == 1 and "which files" in done.stderr
-    done = program("predict", f"--workdir={run / 'run'}", "gone.mp4", check=False)
-    assert done.returncode == 1 and "gone.mp4" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_clip_of_one_picture(run, tmp_path):
+def test_a_clip_of_one_picture(reading, tmp_path):
     path = clips.clip(
         tmp_path / "one.mp4", 0.1, fps=10, audio=False, size=(256, 256), show=talking.portrait
     )
-    done = program("predict", run / "run", path, "--json", f"--output={tmp_path}")
-    [report] = json.loads(done.stdout)
-    assert report["frames"]["vision"] == 1
+    report = reading(path)
+    assert report["frames"]["vision"] == 1 and len(report["windows"]) == 1
+
+
+def test_a_clip_with_nothing_in_it_is_an_error(reading, tmp_path):
+    path = clips.clip(tmp_path / "blank.mp4", 1.0, audio=False)
+    with pytest.raises(DataError, match="no words, no sound, no face"):
+        reading(path)
+
+
+def altered(run, tmp_path, change):
+    """The run with another record of its dataset."""
+    shutil.copytree(run / "run", tmp_path / "run")
+    path = tmp_path / "run" / "dataset.json"
+    metadata = json.loads(path.read_text())
+    change(metadata)
+    path.write_text(json.dumps(metadata))
+    return tmp_path / "run"
+
+
+def test_other_weights_are_an_error(run, tmp_path):
+    def other(metadata):
+        metadata["modalities"]["audio"]["checkpoint"] = "embedding_model.tflite sha256:00"
+
+    with pytest.raises(UsageError, match=r"trained on audio of .*sha256:00.*--encoders=audio="):
+        predict.open_run(altered(run, tmp_path, other), [], None)
+
+
+def test_a_run_on_features_from_elsewhere_is_an_error(run, tmp_path):
+    other = altered(run, tmp_path, lambda metadata: metadata["facts"].pop("extraction"))
+    with pytest.raises(UsageError, match="not made by `imat extract`"):
+        predict.open_run(other, [], None)
+
+
+def test_a_file_that_is_not_there_is_an_error(run):
+    done = program("predict", f"--workdir={run / 'run'}", "gone.mp4", check=False)
+    assert done.returncode == 1 and "gone.mp4: no such file" in done.stderr
+    assert "Traceback" not in done.stderr

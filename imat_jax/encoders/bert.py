@@ -26,6 +26,9 @@ ROW = 128  # tokens in a row that short texts share
 LONG = 512  # tokens in a row of a longer one; most of a piece of text
 TOKENS = 1024  # most in one program call
 
+# One of these makes a tokenizer; without, transformers makes an empty one.
+VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
@@ -210,13 +213,14 @@ def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
 def _tokenizer(directory: pathlib.Path) -> Any:
     import transformers
 
+    advice = "download the tokenizer files of the model's repository into this folder"
+    if not any((directory / name).is_file() for name in VOCABULARY):
+        raise DataError(f"{directory}: no tokenizer: none of {', '.join(VOCABULARY)}; {advice}")
     try:
         return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DataError(
-            f"{directory}: no tokenizer that transformers can read ({error}); download "
-            "tokenizer.json, tokenizer_config.json, vocab.json, merges.txt, vocab.txt, as many as "
-            "the model's repository has, into this folder"
+            f"{directory}: transformers reads no tokenizer: {error}; {advice}"
         ) from error
 
 

@@ -53,7 +53,9 @@ class Options:
         Raises:
           ValueError: the model is another one: vq-wav2vec, a recurrent aggregator.
         """
-        found = options if isinstance(options, Mapping) else vars(options)
+        found = options if isinstance(options, Mapping) else getattr(options, "__dict__", None)
+        if found is None:
+            raise ValueError(f"the settings of a wav2vec are a mapping or a namespace: {options!r}")
         found = {f.name: found[f.name] for f in dataclasses.fields(cls) if f.name in found}
         for name in ("conv_feature_layers", "conv_aggregator_layers"):
             if name in found:
@@ -243,12 +245,9 @@ def _pieces(samples: int, model: Wav2Vec) -> list[tuple[int, int, int]]:
         return []
     most = LONGEST * SAMPLE_RATE // hop
     bounds = np.linspace(0, frames, -(-frames // most) + 1).astype(int)
-    field = 1  # samples that a frame of z sees
-    for _, kernel, stride in reversed(model.options.conv_feature_layers):
-        field = (field - 1) * stride + kernel
     starts = np.maximum(bounds[:-1] - model.past, 0)
     return [
-        (int(start * hop), int((stop - 1) * hop + field), int(first - start))
+        (int(start * hop), int(samples - (frames - stop) * hop), int(first - start))
         for start, first, stop in zip(starts, bounds[:-1], bounds[1:], strict=True)
     ]
 
