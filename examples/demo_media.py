@@ -2,8 +2,9 @@
 
     python examples/demo_media.py --output=data/demo-media [--clips=48] [--seed=0]
 
-    table.csv         id,split,group,label,transcript; file relative to the table
+    table.csv         id,file,split,group,label; file relative to the table
     clips/ID.mp4      2 to 4 s, H.264 256 x 256 at 25 frames/s, AAC mono at 22.05 kHz
+    clips/ID.txt      what is said
 
 It lets the path from media files to a prediction be walked on a machine without a network. The
 voices, words and faces follow rules that are written below, so a score on these clips says that
@@ -42,7 +43,7 @@ from imat_jax.cli import UsageError, fail
 
 PACKAGES = ("av", "espeakng_loader", "skimage")
 COMMENT = "MADE by imat_jax examples/demo_media.py: espeak-ng voice, warped NASA portrait; not real"
-COLUMNS = ("id", "file", "split", "group", "label", "transcript")
+COLUMNS = ("id", "file", "split", "group", "label")
 LABELS = ("neutral", "happy", "sad", "angry")
 WEAK = 0.3  # share of clips in which a modality hardly shows the emotion
 
@@ -463,7 +464,8 @@ def make(output: pathlib.Path, clips: int, seed: int, progress: bool = True) -> 
                 name = f"clips/{row.id}.mp4"
                 wave = speech(row, seed)
                 write(partial / name, film(row, wave, large, seed), wave)
-                table.writerow((row.id, name, row.split, row.group, row.label, row.transcript))
+                (partial / name).with_suffix(".txt").write_text(f"{row.transcript}\n")
+                table.writerow((row.id, name, row.split, row.group, row.label))
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

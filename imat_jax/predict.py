@@ -39,6 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_float("window", 3.0, "Seconds of a window.", 0.1)
     flags.DEFINE_float("hop", 1.0, "Seconds from one window to the next.", 0.1)
     flags.DEFINE_list("encoders", [], "MODALITY=NAME:PATH,…: where the run's weights are now.")
+    flags.DEFINE_string("transcript", None, "What is said, where it is one file.")
     flags.DEFINE_string("asr", None, "Directory of a speech recogniser; default: as the run.")
 
 
@@ -49,6 +50,8 @@ def main(argv: list[str]) -> None:
         f.workdir = files.pop(0)
     if not f.workdir or not files:
         raise UsageError("which run, and which files? --workdir=RUN FILE…")
+    if f.transcript is not None and len(files) > 1:
+        raise UsageError("--transcript is that of one file; put FILE.txt or .srt beside each")
     absent = [file for file in files if not pathlib.Path(file).is_file()]
     if absent:
         raise UsageError(f"{', '.join(absent)}: no such file")
@@ -58,7 +61,8 @@ def main(argv: list[str]) -> None:
     results, failed = [], 0
     for file in files:
         try:
-            result = predict(file, extractor, read, task, window=f.window, hop=f.hop)
+            clip = Clip(pathlib.Path(file).stem, file, transcript=f.transcript)
+            result = predict(clip, extractor, read, task, window=f.window, hop=f.hop)
         except DataError as error:
             if len(files) == 1:
                 raise
@@ -164,11 +168,17 @@ class Prediction:
 
 
 def predict(
-    file: str, extractor: Extractor, read: Callable, task: Task, *, window: float, hop: float
+    clip: Clip, extractor: Extractor, read: Callable, task: Task, *, window: float, hop: float
 ) -> Prediction:
-    """Raises `DataError` where the file cannot be read or holds nothing to predict from."""
-    clip = Clip(pathlib.Path(file).stem, file)
-    duration = media.probe(file).duration
+    """What the run says of a whole file and of its windows, in seconds.
+
+    Args:
+      extractor, read, task: of `open_run`.
+
+    Raises:
+      DataError: the file cannot be read, or holds nothing to predict from.
+    """
+    duration = media.probe(clip.file).duration
     seen: list[Face] = []
     [features] = extractor([clip], on_face=seen.append)
     if isinstance(features, DataError):
@@ -179,7 +189,7 @@ def predict(
     there = [i for i, part in enumerate(parts) if any(map(len, part.values()))]
     readings = dict(zip(there, read([parts[i] for i in there]), strict=True)) if there else {}
     report = {
-        "file": file,
+        "file": clip.file,
         "seconds": round(duration, 3),
         "prediction": tasks.describe(task, whole.outputs),
         "missing": [m for m, frames in features.frames.items() if not len(frames)],
@@ -206,7 +216,7 @@ def _part(
         part["audio"] = part["audio"][round(start * rate) : round(end * rate)]
     if "vision" in part:
         part["vision"] = part["vision"][(features.times >= start) & (features.times < end)]
-    if "text" in part:
+    if "text" in part and clip.transcript is None:
         path = transcripts.beside(pathlib.Path(clip.file))
         script = transcripts.read(path) if path else None
         if script and script.cues:

@@ -15,6 +15,7 @@ import talking
 from imat_jax import predict
 from imat_jax.cli import UsageError
 from imat_jax.data.corpus import DataError
+from imat_jax.encoders.clips import Clip
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -74,7 +75,14 @@ def reading(run):
     """`reading(file)` is the report on a file."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         opened = predict.open_run(run / "run", [], None)
-        yield lambda file: predict.predict(str(file), *opened, window=3.0, hop=1.0).report
+        options = dict(window=3.0, hop=1.0)
+        yield (
+            lambda file, words=None: (
+                predict.predict(
+                    Clip("clip", str(file), transcript=words), *opened, **options
+                ).report
+            )
+        )
 
 
 def test_the_whole_is_what_evaluation_saw(run, reading):
@@ -92,6 +100,12 @@ def test_a_clip_of_one_picture(reading, tmp_path):
     )
     report = reading(path)
     assert report["frames"]["vision"] == 1 and len(report["windows"]) == 1
+
+
+def test_words_from_the_command_line(run, reading):
+    mute = reading(run / "media" / "mute.mp4", "hello there")
+    assert mute["missing"] == ["audio"] and mute["transcript"] == "hello there"
+    assert mute["frames"]["text"] == 4
 
 
 def test_a_clip_with_nothing_in_it_is_an_error(reading, tmp_path):
