@@ -194,6 +194,7 @@ def predict(
         "prediction": tasks.describe(task, whole.outputs),
         "missing": [m for m, frames in features.frames.items() if not len(frames)],
         "frames": {m: len(frames) for m, frames in features.frames.items()},
+        "frames_read": dict(whole.frames),
         "pictures": features.pictures,
         "pictures_with_a_face": len(features.times),
         "transcript": features.words,
@@ -231,6 +232,9 @@ def _table(report: Mapping[str, Any]) -> str:
     missing = f", without {' and '.join(report['missing'])}" if report["missing"] else ""
     lines = [f"{report['file']}  {report['seconds']:.1f} s{missing}"]
     lines.append(f"  {'whole':<14}{_line(report['prediction'])}")
+    for m, count in report["frames"].items():
+        if report["frames_read"][m] < count:
+            lines.append(f"  (of {count} frames of {m} the first {report['frames_read'][m]})")
     for w in report["windows"] if len(report["windows"]) > 1 else ():
         lines.append(f"  {w['start']:5.1f} –{w['end']:5.1f} s {_line(w['prediction'])}")
     return "\n".join([*lines, *([f"  {report['strip']}"] if "strip" in report else [])])

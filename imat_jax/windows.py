@@ -24,11 +24,13 @@ class Reading:
 
     Attributes:
       outputs: [K].
+      frames: {modality: how many were read}; the config limits them.
       attention: {"text<-audio": [S]}: how the query modality's summary spreads over the frames of
         the other, mean of layers and heads; only of pairs of which both are there.
     """
 
     outputs: np.ndarray
+    frames: Mapping[str, int]
     attention: Mapping[str, np.ndarray]
 
 
@@ -64,7 +66,11 @@ def make_reader(net: Network, params: Any, dtype: str) -> Callable[[list], list[
         outputs, weights = jax.device_get(step(params, sharding.put(batch, net.mesh)))
         lengths = dict(zip(net.dims, shape, strict=True))
         return [
-            Reading(outputs[i], dict(_attention(weights, i, batch, lengths)))
+            Reading(
+                outputs[i],
+                {m: int(batch[f"{m}_mask"][i].sum()) for m in net.dims},
+                dict(_attention(weights, i, batch, lengths)),
+            )
             for i in range(len(rows))
         ]
 

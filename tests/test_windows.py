@@ -73,6 +73,7 @@ def test_longer_clips_are_read_up_to_the_configs_limit(network):
     long = example(np.random.default_rng(0), audio=60)
     [a], [b] = read([long]), read([long | {"audio": long["audio"][:40]}])
     np.testing.assert_array_equal(a.outputs, b.outputs)
+    assert a.frames == {"text": 5, "audio": 40, "vision": 7}
 
 
 @given(st.floats(0.05, 100), st.floats(0.1, 10), st.floats(0.1, 10))

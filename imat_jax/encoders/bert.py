@@ -201,7 +201,9 @@ def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
     def encode(inputs: Sequence[str]) -> list[np.ndarray]:
         longest = min(config.longest, LONG)
         texts = [_pieces(tokens(text), longest) for text in inputs]
-        states = iter(_encode([piece for pieces in texts for piece in pieces], program, config))
+        states = iter(
+            token_states([piece for pieces in texts for piece in pieces], program, config)
+        )
         return [_joined([next(states) for _ in pieces], config.hidden_size) for pieces in texts]
 
     modality = Modality(
@@ -242,8 +244,11 @@ def _joined(pieces: list[np.ndarray], width: int) -> np.ndarray:
     )
 
 
-def _encode(pieces: list[np.ndarray], program: Any, config: Config) -> list[np.ndarray]:
-    """[T, D] of each piece; short ones share rows, so that little is padding."""
+def token_states(pieces: list[np.ndarray], program: Any, config: Config) -> list[np.ndarray]:
+    """ids [T] of each piece -> [T, D]; short ones share rows, so that little is padding.
+
+    program: `compiled` of the model.
+    """
     states = [np.zeros(0)] * len(pieces)
     for width, rows in _packed([len(piece) for piece in pieces]).items():
         for count in blocks(len(rows), TOKENS // width):
