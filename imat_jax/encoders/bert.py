@@ -18,7 +18,6 @@ from imat_jax.data.corpus import DataError, Modality
 from imat_jax.encoders import weights
 from imat_jax.encoders.encoder import Encoder
 from imat_jax.encoders.program import blocks, compiled
-from imat_jax.models.attention import masked_softmax
 
 # RoBERTa counts positions from behind the padding token's id, and padding does not count.
 ROBERTA = ("roberta", "xlm-roberta", "camembert")
@@ -62,10 +61,11 @@ class Config:
           ValueError: a setting is missing, or it describes another kind of network.
         """
         names = [f.name for f in dataclasses.fields(cls)]
-        missing = [n for n in names if n not in config and not hasattr(cls, n)]
+        missing = [n for n in names if config.get(n) is None and not hasattr(cls, n)]
         if missing:
             raise ValueError(f"{', '.join(missing)} is missing")
-        read = cls(**{n: config[n] for n in names if n in config})
+        padding = {"pad_token_id": 1 if config["model_type"] in ROBERTA else 0}
+        read = cls(**padding | {n: config[n] for n in names if config.get(n) is not None})
         if read.model_type not in ("bert", *ROBERTA):
             raise ValueError(
                 f"model_type is {read.model_type}; {', '.join(('bert', *ROBERTA))} are read"
@@ -113,7 +113,9 @@ class Layer(nnx.Module):
         qkv = self.qkv(x).reshape(b, t, 3, self.heads, d // self.heads)
         q, k, v = jnp.transpose(qkv, (2, 0, 3, 1, 4))  # each [B, H, T, K]
         scores = jnp.einsum("bhtk,bhsk->bhts", q * (d // self.heads) ** -0.5, k)
-        attended = jnp.einsum("bhts,bhsk->bthk", masked_softmax(scores, mask[:, None]), v)
+        # Every real token attends at least to itself, and what padding attends to is never read.
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
+        attended = jnp.einsum("bhts,bhsk->bthk", jax.nn.softmax(scores), v)
         x = self.attention_norm(x + self.out(attended.reshape(b, t, d)))
         return self.ffn_norm(x + self.outer(ACTIVATIONS[self.activation](self.inner(x))))
 

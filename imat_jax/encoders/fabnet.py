@@ -45,10 +45,30 @@ class FabNet(nnx.Module):
 
     def __call__(self, frames: jax.Array) -> jax.Array:
         """frames [N, 256, 256, 3], RGB, float32 in [0, 1] -> [N, 256]."""
-        x = frames
-        for conv in self.convs[:-1]:
-            x = nnx.leaky_relu(conv(x), 0.2)  # [N, 128, 128, 32] … [N, 2, 2, 256]
-        return jnp.squeeze(self.convs[-1](x), (1, 2))
+        x = _of_few_channels(self.convs[0], frames)
+        for conv in self.convs[1:]:
+            x = conv(nnx.leaky_relu(x, 0.2))  # [N, 64, 64, 64] … [N, 1, 1, 256]
+        return jnp.squeeze(x, (1, 2))
+
+
+def _of_few_channels(conv: nnx.Conv, x: jax.Array) -> jax.Array:
+    """`conv(x)`, x [N, H, W, C], where C is small.
+
+    A square of 2 x 2 pixels is one pixel of 4 C channels to a convolution of half the width, which
+    fills the processor's registers better.
+    """
+    n, h, w, c = x.shape
+    squares = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    squares = squares.reshape(n, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    kernel = conv.kernel[...].reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 1, 3, 4, 5)
+    x = jax.lax.conv_general_dilated(
+        squares.reshape(n, h // 2 + 1, w // 2 + 1, 4 * c),
+        kernel.reshape(2, 2, 4 * c, -1),
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return x + conv.bias[...][None, None, None]
 
 
 def encoder(path: str | os.PathLike) -> Encoder:

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from torch_encoders import LARGE, FabNet, Wav2Vec, randomise
 
 from imat_jax import convert
 from imat_jax.encoders import bert, fabnet, wav2vec, weights
+from imat_jax.encoders.program import compiled
 
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
@@ -145,7 +147,8 @@ def test_the_bert_family(tmp_path, family, head):
         for value in model.parameters():
             value.add_(0.2 * torch.randn_like(value))
     model.save_pretrained(tmp_path)
-    ours = convert.bert(weights.load(tmp_path), config.to_dict())
+    written = json.loads((tmp_path / "config.json").read_text())
+    ours = convert.bert(weights.load(tmp_path), written)
     rng = np.random.default_rng(0)
     pieces = [np.r_[5, rng.integers(6, 70, n), 6] for n in (1, 20, 7, 3)]
     pad = config.pad_token_id
@@ -156,9 +159,7 @@ def test_the_bert_family(tmp_path, family, head):
     with torch.inference_mode():
         model = model.base_model if head else model
         expected = model(torch.from_numpy(ids), attention_mask=mask).last_hidden_state
-    found = bert._encode(
-        pieces, lambda *arrays: np.asarray(ours(*map(jnp.asarray, arrays))), ours.config
-    )
+    found = bert.token_states(pieces, compiled(ours), ours.config)
     for i, piece in enumerate(pieces):
         close(found[i], expected[i, : len(piece)], 1e-5)
 
