@@ -6,18 +6,20 @@ streams `t`, `a`, `v`. The frozen encoders keep the names of their own projects.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from imat_jax.encoders.bert import Bert, Config
-from imat_jax.encoders.fabnet import FabNet
-from imat_jax.encoders.wav2vec import Options, Wav2Vec
+from imat_jax.encoders.bert import from_state_dict as bert
+from imat_jax.encoders.fabnet import from_state_dict as fabnet
+from imat_jax.encoders.state_dict import require, torch_name
+from imat_jax.encoders.wav2vec import from_state_dict as wav2vec
 from imat_jax.models.imat import IMAT, SSEFT
+
+__all__ = ["bert", "fabnet", "sseft", "to_sseft", "wav2vec"]
 
 LETTER = {"text": "t", "audio": "a", "vision": "v"}
 HEAD = "classification_heads.emotion_classification_head."
@@ -72,7 +74,7 @@ def sseft(state_dict: Mapping[str, Any], *, num_heads: int = 4, **options) -> IM
     names = ("layers_a.0.fc1.weight", "layers_at.0.self_attn.k_proj_weight")
     names += ("layers_av.0.self_attn.k_proj_weight", HEAD + "out_proj.weight")
     names += ("embed_positions_a.weight", "embed_positions_v.weight")
-    _require(arrays, names)
+    require(arrays, names, "an SSE-FT")
     fc1, at, av, out, table_a, table_v = (np.shape(arrays[name]) for name in names)
     sizes = dict(
         dims={"text": at[1], "audio": fc1[1], "vision": av[1]},
@@ -88,7 +90,7 @@ def sseft(state_dict: Mapping[str, Any], *, num_heads: int = 4, **options) -> IM
     model = nnx.eval_shape(lambda: IMAT(**sizes, **(SSEFT | options), rngs=nnx.Rngs(0)))
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     places = [_place(path, model) for path, _ in flat]
-    _require(arrays, [place.name for place in places])
+    require(arrays, [place.name for place in places], "an SSE-FT")
     for (_, ours), place in zip(flat, places, strict=True):
         value = np.asarray(arrays[place.name])
         if value.shape != place.shape:
@@ -117,155 +119,6 @@ def to_sseft(params: nnx.State, model: IMAT) -> dict[str, np.ndarray]:
     return out
 
 
-def fabnet(state_dict: Mapping[str, Any]) -> FabNet:
-    """FAb-Net's encoder with its batch normalisations folded in (`sse_ft` section 2.3).
-
-    Args:
-      state_dict: {name: array}, names `encoder.0.weight` and so on behind any prefix, or the whole
-        published file, which has them in `state_dict_model`.
-
-    Raises:
-      KeyError: parameters are missing; they are listed.
-      ValueError: an array's shape does not fit; it is named.
-    """
-    state_dict = state_dict.get("state_dict_model", state_dict)
-    arrays = {re.sub(r"^.*\bencoder\.", "encoder.", name): a for name, a in state_dict.items()}
-    convs = [f"encoder.{i}" for i in (0, 2, 5, 8, 11, 14, 17, 20)]
-    norms = [f"encoder.{i}" for i in (3, 6, 9, 12, 15, 18)]  # of all but the first and the last
-    leaves = ("weight", "bias", "running_mean", "running_var")
-    names = [f"{conv}.{leaf}" for conv in convs for leaf in leaves[:2]]
-    names += [f"{norm}.{leaf}" for norm in norms for leaf in leaves]
-    _require(arrays, names, "a FAb-Net")
-    arrays = {name: np.asarray(arrays[name], np.float64) for name in names}
-    for conv, norm in zip(convs[1:-1], norms, strict=True):
-        weight, bias, mean, variance = (arrays[f"{norm}.{leaf}"] for leaf in leaves)
-        scale = weight / np.sqrt(variance + 1e-5)
-        arrays[f"{conv}.weight"] = arrays[f"{conv}.weight"] * scale[:, None, None, None]
-        arrays[f"{conv}.bias"] = (arrays[f"{conv}.bias"] - mean) * scale + bias
-    shapes = [arrays[f"{conv}.weight"].shape for conv in convs]
-    channels = [shapes[0][1], *(shape[0] for shape in shapes)]
-    model = nnx.eval_shape(lambda: FabNet(channels, rngs=nnx.Rngs(0)))
-
-    def source(path: tuple) -> _Source:
-        _, layer, leaf = path
-        axes = CONV2D if leaf == "kernel" else None
-        return _Source((f"{convs[layer]}.{_leaf(leaf)}",), axes)
-
-    return _filled(model, arrays, source, "a FAb-Net")
-
-
-def wav2vec(state_dict: Mapping[str, Any], options: Any) -> Wav2Vec:
-    """wav2vec 1.0 (`sse_ft` section 2.2); the predictions of its training are left out.
-
-    Args:
-      state_dict: {name: array}, the checkpoint's `model`.
-      options: the checkpoint's `args`, a mapping or a namespace; see `wav2vec.Options`.
-
-    Raises:
-      KeyError: parameters that the options need are missing; they are listed.
-      ValueError: an array's shape does not fit the options, or the model is another one.
-    """
-    settings = Options.read(options)
-    parts = {"features": "feature_extractor", "context": "feature_aggregator"}
-    norms = {"features": 2, "context": 3}  # places in a layer's Sequential; convolutions: two less
-
-    def source(path: tuple) -> _Source:
-        match path:
-            case ("projections", i, "kernel"):
-                return _Source((f"feature_aggregator.residual_proj.{i}.weight",), CONV1D)
-            case (part, i, "conv", leaf):
-                name = f"{parts[part]}.conv_layers.{i}.{norms[part] - 2}.{_leaf(leaf)}"
-                default = 0 if leaf == "bias" and settings.no_conv_bias else None
-                return _Source((name,), CONV1D if leaf == "kernel" else None, default)
-            case (part, i, leaf):
-                name = f"{parts[part]}.conv_layers.{i}.{norms[part]}.{_leaf(leaf)}"
-                default = int(leaf == "scale") if settings.non_affine_group_norm else None
-                return _Source((name,), default=default)
-
-    model = nnx.eval_shape(lambda: Wav2Vec(settings, rngs=nnx.Rngs(0)))
-    return _filled(model, state_dict, source, "a wav2vec 1.0")
-
-
-def bert(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> Bert:
-    """A model of the BERT family under Hugging Face's names; pooler and heads are left out.
-
-    Args:
-      state_dict: {name: array}; the prefixes `bert.`, `roberta.` and the like may be there.
-      config: the content of `config.json`.
-
-    Raises:
-      KeyError: parameters that the configuration needs are missing; they are listed.
-      ValueError: an array's shape does not fit, or the configuration is of another family.
-    """
-    settings = Config.read(config)
-    arrays = {}
-    for name, array in state_dict.items():
-        name = re.sub(r"^(bert|roberta)\.", "", name)
-        # Checkpoints that came from TensorFlow have LayerNorm's names of there.
-        arrays[re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name))] = array
-    tables = {"words": "word", "positions": "position", "types": "token_type"}
-    modules = {
-        "out": "attention.output.dense",
-        "attention_norm": "attention.output.LayerNorm",
-        "inner": "intermediate.dense",
-        "outer": "output.dense",
-        "ffn_norm": "output.LayerNorm",
-    }
-
-    def source(path: tuple) -> _Source:
-        match path:
-            case (table, "embedding"):
-                return _Source((f"embeddings.{tables[table]}_embeddings.weight",))
-            case ("norm", leaf):
-                return _Source((f"embeddings.LayerNorm.{_leaf(leaf)}",))
-            case ("layers", i, module, leaf):
-                prefix = f"encoder.layer.{i}"
-                inside = (modules.get(module),)
-                if module == "qkv":
-                    inside = tuple(f"attention.self.{m}" for m in ("query", "key", "value"))
-                names = tuple(f"{prefix}.{m}.{_leaf(leaf)}" for m in inside)
-                return _Source(names, LINEAR if leaf == "kernel" else None)
-
-    model = nnx.eval_shape(lambda: Bert(settings, rngs=nnx.Rngs(0)))
-    return _filled(model, arrays, source, f"a {settings.model_type}")
-
-
-class _Source(NamedTuple):
-    """Where one of our arrays comes from.
-
-    names: arrays that are joined along their first axis. axes: their order in ours. default: what
-    fills ours where the model does without these arrays.
-    """
-
-    names: tuple[str, ...]
-    axes: tuple[int, ...] | None = None
-    default: float | None = None
-
-
-LINEAR = (1, 0)  # (out, in) -> (in, out)
-CONV1D = (2, 1, 0)  # (out, in, width) -> (width, in, out)
-CONV2D = (2, 3, 1, 0)
-
-
-def _filled(
-    model: nnx.Module, arrays: Mapping[str, Any], source: Callable[[tuple], _Source], what: str
-) -> nnx.Module:
-    """`model`, of which only shapes are known so far, with parameters from `arrays`."""
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    sources = [source(path) for path, _ in flat]
-    _require(arrays, [n for s in sources if s.default is None for n in s.names], what)
-    for (_, ours), (names, axes, default) in zip(flat, sources, strict=True):
-        if default is not None:
-            ours.set_value(jnp.full(ours.shape, default, ours.dtype))
-            continue
-        value = np.concatenate([np.atleast_1d(arrays[name]) for name in names])
-        value = value if axes is None or value.ndim != len(axes) else value.transpose(axes)
-        if value.shape != ours.shape:
-            raise ValueError(f"{names[0]} does not fit: {value.shape}, but {ours.shape} is needed")
-        ours.set_value(jnp.asarray(value, ours.dtype))
-    return model
-
-
 def _place(path: tuple, model: IMAT) -> _Place:
     """The place of our parameter `path` in the reference's state dict."""
     width = {m: model.encoders[m].width for m in model.modalities}
@@ -289,7 +142,7 @@ def _place(path: tuple, model: IMAT) -> _Place:
             shape = (rows + 2, width[m])
             return _Place(f"embed_positions_{LETTER[m]}.weight", shape, rows=slice(2, None))
         case ("encoders", m, "input_norm", leaf):
-            return _Place(f"emb_layer_norm_{LETTER[m]}.{_leaf(leaf)}", (width[m],))
+            return _Place(f"emb_layer_norm_{LETTER[m]}.{torch_name(leaf)}", (width[m],))
         case ("encoders", m, "layers", i, *rest):
             ffn = model.encoders[m].layers[i].ffn.inner.out_features
             return _block(f"layers_{LETTER[m]}.{i}.", rest, width[m], width[m], ffn)
@@ -325,12 +178,8 @@ def _block(prefix: str, path: list, d: int, d_key: int, ffn: int) -> _Place:
             return _Place(f"{prefix}{name}.weight", shape, inputs=shape[1])
         case ("residuals", i, "norm", leaf):
             norm = ("self_attn_layer_norm", "final_layer_norm")[i]
-            return _Place(f"{prefix}{norm}.{_leaf(leaf)}", (d,))
+            return _Place(f"{prefix}{norm}.{torch_name(leaf)}", (d,))
     raise ValueError(f"SSE-FT has no counterpart of {prefix}{'/'.join(map(str, path))}")
-
-
-def _leaf(name: str) -> str:
-    return {"scale": "weight", "kernel": "weight", "bias": "bias"}[name]
 
 
 def _short(name: str) -> str:
@@ -342,12 +191,3 @@ def _short(name: str) -> str:
 
 def _count(arrays: Mapping[str, Any], stream: str) -> int:
     return len({n.split(".")[1] for n in arrays if n.startswith(f"layers_{stream}.")})
-
-
-def _require(arrays: Mapping[str, Any], names: Sequence[str], what: str = "an SSE-FT") -> None:
-    missing = [n for n in names if n not in arrays]
-    if missing:
-        raise KeyError(
-            f"not {what} state dict: {len(missing)} parameters are missing, such as "
-            f"{', '.join(missing[:5])}; it holds {', '.join(sorted(arrays)[:5]) or 'nothing'}"
-        )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from imat_jax.data.corpus import DataError, Modality
 from imat_jax.encoders import weights
 from imat_jax.encoders.encoder import Encoder
 from imat_jax.encoders.program import blocks, compiled
+from imat_jax.encoders.state_dict import LINEAR, Source, filled, torch_name
 
 # RoBERTa counts positions from behind the padding token's id, and padding does not count.
 ROBERTA = ("roberta", "xlm-roberta", "camembert")
@@ -123,7 +125,7 @@ class Layer(nnx.Module):
 class Bert(nnx.Module):
     """BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), MiniLM, XLM-R, in inference.
 
-    Without pooler and heads. Make one with `convert.bert`.
+    Without pooler and heads. Make one with `from_state_dict`.
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
@@ -160,6 +162,50 @@ class Bert(nnx.Module):
         return x
 
 
+def from_state_dict(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> Bert:
+    """A model of the BERT family under Hugging Face's names; pooler and heads are left out.
+
+    Args:
+      state_dict: {name: array}; the prefixes `bert.`, `roberta.` and the like may be there.
+      config: the content of `config.json`.
+
+    Raises:
+      KeyError: parameters that the configuration needs are missing; they are listed.
+      ValueError: an array's shape does not fit, or the configuration is of another family.
+    """
+    settings = Config.read(config)
+    arrays = {}
+    for name, array in state_dict.items():
+        name = re.sub(r"^(bert|roberta)\.", "", name)
+        # Checkpoints that came from TensorFlow have LayerNorm's names of there.
+        arrays[re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name))] = array
+    tables = {"words": "word", "positions": "position", "types": "token_type"}
+    modules = {
+        "out": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "inner": "intermediate.dense",
+        "outer": "output.dense",
+        "ffn_norm": "output.LayerNorm",
+    }
+
+    def source(path: tuple) -> Source:
+        match path:
+            case (table, "embedding"):
+                return Source((f"embeddings.{tables[table]}_embeddings.weight",))
+            case ("norm", leaf):
+                return Source((f"embeddings.LayerNorm.{torch_name(leaf)}",))
+            case ("layers", i, module, leaf):
+                prefix = f"encoder.layer.{i}"
+                inside = (modules.get(module),)
+                if module == "qkv":
+                    inside = tuple(f"attention.self.{m}" for m in ("query", "key", "value"))
+                names = tuple(f"{prefix}.{m}.{torch_name(leaf)}" for m in inside)
+                return Source(names, LINEAR if leaf == "kernel" else None)
+
+    model = nnx.eval_shape(lambda: Bert(settings, rngs=nnx.Rngs(0)))
+    return filled(model, arrays, source, f"a {settings.model_type}")
+
+
 def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
     """Texts -> last hidden states [T, D], `<s>` and `</s>` (`[CLS]`, `[SEP]`) included.
 
@@ -174,8 +220,6 @@ def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
     Raises:
       DataError: a file is missing, or the model is of another family.
     """
-    from imat_jax import convert  # which imports this module
-
     directory = pathlib.Path(directory)
     try:
         content = json.loads((directory / "config.json").read_text("utf-8"))
@@ -189,7 +233,7 @@ def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
         raise DataError(f"{directory / 'config.json'}: not JSON: {error}") from error
     saved = weights.named(directory)
     try:
-        model = convert.bert(saved, content)
+        model = from_state_dict(saved, content)
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{directory} ({found[0].name}): {error.args[0]}") from error
     tokenizer = _tokenizer(directory)

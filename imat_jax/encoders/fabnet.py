@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from imat_jax.data.corpus import DataError, Modality
 from imat_jax.encoders import weights
 from imat_jax.encoders.encoder import Encoder
 from imat_jax.encoders.program import compiled
+from imat_jax.encoders.state_dict import CONV2D, Source, filled, require, torch_name
 
 # Frames a program call. The first layers make 3 MB a frame: more frames would leave the cache.
 BLOCK = 8
@@ -27,7 +30,7 @@ class FabNet(nnx.Module):
     """The encoder of FAb-Net (Wiles et al., BMVC 2018; `sse_ft` section 2.3), in inference.
 
     Every convolution but the first and the last is followed by a batch normalisation, which
-    `convert.fabnet` folds into its weights. A frame's features depend on no other frame.
+    `from_state_dict` folds into its weights. A frame's features depend on no other frame.
 
     Args:
       channels: of the picture, and of each convolution's output.
@@ -71,6 +74,43 @@ def _of_few_channels(conv: nnx.Conv, x: jax.Array) -> jax.Array:
     return x + conv.bias[...][None, None, None]
 
 
+def from_state_dict(state_dict: Mapping[str, Any]) -> FabNet:
+    """FAb-Net's encoder with its batch normalisations folded in (`sse_ft` section 2.3).
+
+    Args:
+      state_dict: {name: array}, names `encoder.0.weight` and so on behind any prefix, or the whole
+        published file, which has them in `state_dict_model`.
+
+    Raises:
+      KeyError: parameters are missing; they are listed.
+      ValueError: an array's shape does not fit; it is named.
+    """
+    state_dict = state_dict.get("state_dict_model", state_dict)
+    arrays = {re.sub(r"^.*\bencoder\.", "encoder.", name): a for name, a in state_dict.items()}
+    convs = [f"encoder.{i}" for i in (0, 2, 5, 8, 11, 14, 17, 20)]
+    norms = [f"encoder.{i}" for i in (3, 6, 9, 12, 15, 18)]  # of all but the first and the last
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    names = [f"{conv}.{leaf}" for conv in convs for leaf in leaves[:2]]
+    names += [f"{norm}.{leaf}" for norm in norms for leaf in leaves]
+    require(arrays, names, "a FAb-Net")
+    arrays = {name: np.asarray(arrays[name], np.float64) for name in names}
+    for conv, norm in zip(convs[1:-1], norms, strict=True):
+        weight, bias, mean, variance = (arrays[f"{norm}.{leaf}"] for leaf in leaves)
+        scale = weight / np.sqrt(variance + 1e-5)
+        arrays[f"{conv}.weight"] = arrays[f"{conv}.weight"] * scale[:, None, None, None]
+        arrays[f"{conv}.bias"] = (arrays[f"{conv}.bias"] - mean) * scale + bias
+    shapes = [arrays[f"{conv}.weight"].shape for conv in convs]
+    channels = [shapes[0][1], *(shape[0] for shape in shapes)]
+    model = nnx.eval_shape(lambda: FabNet(channels, rngs=nnx.Rngs(0)))
+
+    def source(path: tuple) -> Source:
+        _, layer, leaf = path
+        axes = CONV2D if leaf == "kernel" else None
+        return Source((f"{convs[layer]}.{torch_name(leaf)}",), axes)
+
+    return filled(model, arrays, source, "a FAb-Net")
+
+
 def encoder(path: str | os.PathLike) -> Encoder:
     """Face crops [N, 256, 256, 3] in uint8 -> [N, 256], N = 0 and thousands included.
 
@@ -80,8 +120,6 @@ def encoder(path: str | os.PathLike) -> Encoder:
     Raises:
       DataError: no such file, or its parameters are not FAb-Net's.
     """
-    from imat_jax import convert  # which imports this module
-
     if not pathlib.Path(path).is_file():
         raise DataError(
             f"{path}: no such file; download affectnet_4views.pth from the project page of FAb-Net "
@@ -89,7 +127,7 @@ def encoder(path: str | os.PathLike) -> Encoder:
         )
     saved = weights.named(path)
     try:
-        model = convert.fabnet(saved)
+        model = from_state_dict(saved)
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path}: {error.args[0]}") from error
     program = compiled(model, lambda model, x: model(x.astype(jnp.float32) / 255), ON_CPU)

@@ -19,6 +19,7 @@ from imat_jax.data.corpus import DataError, Modality
 from imat_jax.encoders import weights
 from imat_jax.encoders.encoder import SAMPLE_RATE, Encoder
 from imat_jax.encoders.program import blocks, compiled
+from imat_jax.encoders.state_dict import CONV1D, Source, filled, torch_name
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/wav2vec/wav2vec_large.pt"
 LONGEST = 30  # seconds that are encoded in one piece
@@ -100,7 +101,7 @@ class Wav2Vec(nnx.Module):
     """wav2vec (Schneider et al., Interspeech 2019; `sse_ft` section 2.2), in inference.
 
     `features` turns the waveform into z, one vector each 10 ms; `context` is causal and turns z
-    into c. Make one with `convert.wav2vec`.
+    into c. Make one with `from_state_dict`.
     """
 
     def __init__(self, options: Options, *, rngs: nnx.Rngs):
@@ -180,6 +181,38 @@ class Wav2Vec(nnx.Module):
         return sum(kernel - 1 for _, kernel, _ in self.options.conv_aggregator_layers)
 
 
+def from_state_dict(state_dict: Mapping[str, Any], options: Any) -> Wav2Vec:
+    """wav2vec 1.0 (`sse_ft` section 2.2); the predictions of its training are left out.
+
+    Args:
+      state_dict: {name: array}, the checkpoint's `model`.
+      options: the checkpoint's `args`, a mapping or a namespace; see `wav2vec.Options`.
+
+    Raises:
+      KeyError: parameters that the options need are missing; they are listed.
+      ValueError: an array's shape does not fit the options, or the model is another one.
+    """
+    settings = Options.read(options)
+    parts = {"features": "feature_extractor", "context": "feature_aggregator"}
+    norms = {"features": 2, "context": 3}  # places in a layer's Sequential; convolutions: two less
+
+    def source(path: tuple) -> Source:
+        match path:
+            case ("projections", i, "kernel"):
+                return Source((f"feature_aggregator.residual_proj.{i}.weight",), CONV1D)
+            case (part, i, "conv", leaf):
+                name = f"{parts[part]}.conv_layers.{i}.{norms[part] - 2}.{torch_name(leaf)}"
+                default = 0 if leaf == "bias" and settings.no_conv_bias else None
+                return Source((name,), CONV1D if leaf == "kernel" else None, default)
+            case (part, i, leaf):
+                name = f"{parts[part]}.conv_layers.{i}.{norms[part]}.{torch_name(leaf)}"
+                default = int(leaf == "scale") if settings.non_affine_group_norm else None
+                return Source((name,), default=default)
+
+    model = nnx.eval_shape(lambda: Wav2Vec(settings, rngs=nnx.Rngs(0)))
+    return filled(model, state_dict, source, "a wav2vec 1.0")
+
+
 def encoder(path: str | os.PathLike) -> Encoder:
     """Waveforms [L] at 16 kHz -> c [T, 512] at 100 Hz; T = 0 below 465 samples.
 
@@ -193,8 +226,6 @@ def encoder(path: str | os.PathLike) -> Encoder:
     Raises:
       DataError: no such file, or its parameters are not wav2vec's.
     """
-    from imat_jax import convert  # which imports this module
-
     if not pathlib.Path(path).is_file():
         raise DataError(f"{path}: no such file; download {URL} and give its path")
     saved = weights.named(path)
@@ -204,7 +235,7 @@ def encoder(path: str | os.PathLike) -> Encoder:
             f"`model`; this one holds {', '.join(map(str, saved))[:200]}"
         )
     try:
-        model = convert.wav2vec(saved["model"], saved["args"])
+        model = from_state_dict(saved["model"], saved["args"])
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path}: {error.args[0]}") from error
     program = compiled(model, lambda model, wave, lengths: model(wave, lengths, parity=False)[1])
