@@ -7,6 +7,7 @@ command again goes on where an interrupted one was. See docs/your-own-video.md.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,6 +15,8 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
 import tqdm
 from absl import flags
@@ -21,9 +24,9 @@ from absl import flags
 from imat_jax import __version__, describe, encoders
 from imat_jax.cli import UsageError, run
 from imat_jax.data import builder, protocols, records
-from imat_jax.data.corpus import Corpus, DataError, Utterance
+from imat_jax.data.corpus import Corpus, DataError
 from imat_jax.encoders import chunks as parts
-from imat_jax.encoders import clips
+from imat_jax.encoders import clips, weights
 from imat_jax.encoders.chunks import Chunk
 from imat_jax.encoders.clips import Clip
 from imat_jax.encoders.extractor import Extractor, Recipe
@@ -56,29 +59,29 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     f = flags.FLAGS
-    source = pathlib.Path(f.input)
-    recipe = Recipe(encoders.parse(f.encoders), f.fps, f.asr)
-    found, utterances, columns = clips.find(source)
-    extractor = Extractor(recipe)  # a missing weight is found before hours of work
-    corpus = _corpus(source, extractor, found, utterances, columns)
-    corpus = protocols.apply(corpus, f.protocol, f.fold)
+    listing = clips.find(pathlib.Path(f.input))
+    # What is missing is found before hours of work: weights, labels, files that cannot be opened.
+    extractor = Extractor(Recipe(encoders.parse(f.encoders), f.fps, f.asr))
+    corpus = protocols.apply(_corpus(f.input, extractor, listing), f.protocol, f.fold)
     if f.hold_out:
         corpus = protocols.hold_out(corpus, f.hold_out)
     output = pathlib.Path(f.output).absolute()
     builder.check(corpus, output, f.overwrite)
-    wanted = [found[u.row] for u in corpus.utterances]
-    seconds = parts.durations(wanted)
-    broken = {c.id: str(s) for c, s in zip(wanted, seconds, strict=True) if not _is_time(s)}
+    wanted = [listing.clips[u.row] for u in corpus.utterances]
+    known = dict(zip(wanted, parts.durations(wanted), strict=True))
+    broken = {clip: str(seconds) for clip, seconds in known.items() if not _is_time(seconds)}
     if broken and f.on_error == "fail":
         _fail(broken)
-    readable = [(c, s) for c, s in zip(wanted, seconds, strict=True) if _is_time(s)]
+    readable = [clip for clip in wanted if clip not in broken]
     folder = output.with_name(f"{output.name}.extracting")
     folder.mkdir(parents=True, exist_ok=True)
-    settings = [__version__, dataclasses.asdict(recipe)]
+    settings = [__version__, corpus.facts["extraction"], corpus.facts.get("asr")]
     settings += [dataclasses.asdict(modality) for modality in corpus.modalities.values()]
-    planned = parts.plan([c for c, _ in readable], [s for _, s in readable], folder, settings)
-    _extract(planned, recipe, f, broken)
-    corpus = _finished(corpus, found, planned, broken)
+    planned = parts.plan(readable, [known[clip] for clip in readable], folder, settings)
+    broken |= _extract(planned, extractor, f)
+    for reason in broken.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    corpus = _finished(corpus, listing.clips, planned, broken)
     builder.build(corpus, output, dtype=f.dtype, overwrite=f.overwrite)
     shutil.rmtree(folder)
     print(describe.table(output))
@@ -88,91 +91,88 @@ def _is_time(value: float | DataError) -> bool:
     return isinstance(value, float)
 
 
-def _fail(broken: dict[str, str]) -> None:
-    more = f" (and {len(broken) - 1} more files)" if len(broken) > 1 else ""
-    raise UsageError(f"{next(iter(broken.values()))}{more}; --on_error=skip leaves such files out")
+def _fail(broken: Mapping[Clip, str]) -> NoReturn:
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    raise UsageError(f"{next(iter(broken.values()))}{more}; --on_error=skip leaves such clips out")
 
 
-def _corpus(
-    source: pathlib.Path,
-    extractor: Extractor,
-    found: list[Clip],
-    utterances: list[Utterance],
-    columns: list[str],
-) -> Corpus:
-    warnings = []
+def _corpus(source: str, extractor: Extractor, listing: clips.Listing) -> Corpus:
+    utterances, warnings = listing.utterances, []
     if not any(u.annotations for u in utterances):
         utterances = [dataclasses.replace(u, annotations=UNLABELLED) for u in utterances]
         warnings.append("no labels: a table with a column `label` gives them")
+    facts = {"extraction": dataclasses.asdict(extractor.recipe)}
+    if extractor.recipe.asr:
+        facts["asr"] = weights.checkpoint(extractor.recipe.asr)
     return Corpus(
-        name=source.stem,
+        name=pathlib.Path(source).stem,
         utterances=utterances,
         modalities=extractor.modalities,
         read=lambda row: {},
-        label_names={"dimensions": columns},
-        files=(str(source),) if source.is_file() else (),
-        facts={"extraction": dataclasses.asdict(extractor.recipe)},
+        label_names={"dimensions": listing.columns},
+        files=(str(listing.table),) if listing.table else (),
+        facts=facts,
         warnings=tuple(warnings),
     )
 
 
 def _extract(
-    planned: list[Chunk], recipe: Recipe, f: flags.FlagValues, broken: dict[str, str]
-) -> None:
-    """Extract what is not done yet; what cannot be read is added to `broken`."""
+    planned: Sequence[Chunk], extractor: Extractor, f: flags.FlagValues
+) -> dict[Clip, str]:
+    """Extract what is not done yet; returns what cannot be read, and why."""
     waiting = [chunk for chunk in planned if not parts.is_done(chunk)]
     total = sum(len(chunk.clips) for chunk in planned)
     done = total - sum(len(chunk.clips) for chunk in waiting)
     if done:
         print(f"{done} of {total} clips were extracted before", file=sys.stderr)
     if f.beam is not None:
-        from imat_jax.data import beam
-
-        beam.run(waiting, functools.partial(parts.worker, recipe), f.beam.split())
-        finished = iter(waiting)
+        finished = _with_beam(waiting, extractor.recipe, f.beam.split())
     else:
-        finished = parts.run(waiting, recipe, min(f.workers, os.cpu_count() or 1))
-    with tqdm.tqdm(total=total, initial=done, desc="extract", unit="clip") as bar:
+        finished = parts.run(waiting, extractor, min(f.workers, os.cpu_count() or 1))
+    broken: dict[Clip, str] = {}
+    bar = tqdm.tqdm(total=total, initial=done, desc="extract", unit="clip")
+    with bar, contextlib.closing(finished):
         for chunk in finished:
             bar.update(len(chunk.clips))
-            if f.on_error == "fail":
-                _note_errors([chunk], broken)
-                if broken:
-                    chunk.path.unlink()  # to be read again, when the file is mended
-                    _fail(broken)
-    _note_errors(planned, broken)
-    for reason in broken.values():
-        print(f"left out: {reason}", file=sys.stderr)
+            for clip, note in zip(chunk.clips, parts.notes(chunk), strict=True):
+                if "error" in note:
+                    broken[clip] = note["error"]
+            if broken and f.on_error == "fail":
+                _fail(broken)
+    return broken
 
 
-def _note_errors(chunks: list[Chunk], broken: dict[str, str]) -> None:
-    for chunk in chunks:
-        for clip, note in zip(chunk.clips, parts.notes(chunk), strict=True):
-            if "error" in note:
-                broken[clip.id] = note["error"]
+def _with_beam(chunks: Sequence[Chunk], recipe: Recipe, options: list[str]) -> Iterator[Chunk]:
+    from imat_jax.data import beam
+
+    beam.run(chunks, functools.partial(parts.worker, recipe), options)
+    yield from chunks
 
 
 def _finished(
-    corpus: Corpus, found: list[Clip], planned: list[Chunk], broken: dict[str, str]
+    corpus: Corpus, found: Sequence[Clip], planned: Sequence[Chunk], broken: Mapping[Clip, str]
 ) -> Corpus:
     """`corpus` with its features, transcripts and what was left out."""
     notes = {
-        clip.id: note
+        clip: note
         for chunk in planned
         for clip, note in zip(chunk.clips, parts.notes(chunk), strict=True)
     }
     kept = [
-        dataclasses.replace(u, transcript=notes[u.id]["words"])
+        dataclasses.replace(u, transcript=notes[found[u.row]]["words"])
         for u in corpus.utterances
-        if u.id not in broken
+        if found[u.row] not in broken
     ]
     if not kept:
-        _fail(broken)
-    digests = "".join(f"{notes[u.id]['sha256']}  {u.id}\n" for u in kept)
-    facts = dict(corpus.facts) | {"left_out": broken}
-    facts["media_sha256"] = hashlib.sha256(digests.encode()).hexdigest()
-    facts["pictures"] = sum(notes[u.id]["pictures"] for u in kept)
-    facts["pictures_with_a_face"] = sum(notes[u.id]["faces"] for u in kept)
+        raise UsageError(f"no clip is left: {'; '.join(list(broken.values())[:5])}")
+    about = [notes[found[u.row]] for u in kept]
+    digests = "".join(f"{n['sha256']}  {u.id}\n" for u, n in zip(kept, about, strict=True))
+    facts = dict(corpus.facts) | {
+        "left_out": {clip.id: reason for clip, reason in broken.items()},
+        "media_sha256": hashlib.sha256(digests.encode()).hexdigest(),
+        "pictures": sum(note["pictures"] for note in about),
+        "pictures_with_a_face": sum(note["faces"] for note in about),
+    }
     warnings = list(corpus.warnings)
     if broken:
         warnings.append(f"{len(broken)} clips left out: {'; '.join(list(broken.values())[:5])}")

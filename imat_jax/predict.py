@@ -28,6 +28,7 @@ from imat_jax.encoders import media, transcripts
 from imat_jax.encoders.clips import Clip
 from imat_jax.encoders.extractor import Extractor, Features, Recipe
 from imat_jax.encoders.faces import Face
+from imat_jax.encoders.transcripts import Transcript
 from imat_jax.tasks import Task
 
 
@@ -136,12 +137,18 @@ def _extractor(
         )
     recipe = Recipe(**metadata["facts"]["extraction"])
     specs = {m: recipe.encoders[m] for m in modalities} | (encoders.parse(moved) if moved else {})
+    asr = recipe.asr if asr is None else asr
     recipe = dataclasses.replace(
         recipe,
         encoders={m: specs[m] for m in modalities},
-        asr=recipe.asr if asr is None else asr,
+        asr=asr if "text" in modalities else "",
     )
-    extractor = Extractor(recipe)
+    try:
+        extractor = Extractor(recipe)
+    except DataError as error:
+        raise UsageError(
+            f"{error}. Where the run's weights are elsewhere now, say --encoders=MODALITY=NAME:PATH"
+        ) from error
     for m, found in extractor.modalities.items():
         if found != recorded[m]:
             raise UsageError(
@@ -158,12 +165,18 @@ def _describe(m: Modality) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Of one file: the report that is printed, and what its picture shows besides."""
+    """Of one file: the report that is printed, and what its picture shows besides.
+
+    Attributes:
+      whole: of all of the file.
+      edges: {modality: [T + 1]} seconds between which each frame that was read lies; words have no
+        times and are spread evenly.
+      faces: at the times of `strip.times`, where there are pictures.
+    """
 
     report: dict[str, Any]
-    clip: Clip
-    features: Features
     whole: windows.Reading
+    edges: dict[str, np.ndarray]
     faces: list[Face]
 
 
@@ -179,13 +192,21 @@ def predict(
       DataError: the file cannot be read, or holds nothing to predict from.
     """
     duration = media.probe(clip.file).duration
-    seen: list[Face] = []
-    [features] = extractor([clip], on_face=seen.append)
+    times = strip.times(duration)
+    seen: dict[int, Face] = {}
+
+    def keep(face: Face) -> None:
+        k = int(np.abs(times - face.time).argmin())
+        if k not in seen or abs(times[k] - face.time) < abs(times[k] - seen[k].time):
+            seen[k] = face
+
+    [features] = extractor([clip], on_face=keep)
     if isinstance(features, DataError):
         raise features
     [whole] = read([features.frames])
     spans = windows.spans(duration, window, hop)
-    parts = [_part(clip, extractor, features, *span) for span in spans]
+    script = _script(clip)
+    parts = [_part(script, extractor, features, *span) for span in spans]
     there = [i for i, part in enumerate(parts) if any(map(len, part.values()))]
     readings = dict(zip(there, read([parts[i] for i in there]), strict=True)) if there else {}
     report = {
@@ -204,11 +225,34 @@ def predict(
             if i in readings
         ],
     }
-    return Prediction(report, clip, features, whole, seen)
+    edges = _edges(extractor, features, whole, duration)
+    return Prediction(report, whole, edges, list(seen.values()))
+
+
+def _edges(
+    extractor: Extractor, features: Features, whole: windows.Reading, duration: float
+) -> dict[str, np.ndarray]:
+    edges = {}
+    for m, count in whole.frames.items():
+        if m == "audio":
+            edges[m] = np.arange(count + 1) / extractor.modalities[m].rate_hz
+        elif m == "vision":
+            last = features.times[:count][-1:] + 1 / extractor.recipe.fps
+            edges[m] = np.append(features.times[:count], last)
+        else:
+            edges[m] = np.arange(count + 1) * duration / max(len(features.frames[m]), 1)
+    return edges
+
+
+def _script(clip: Clip) -> Transcript | None:
+    """The transcript beside the file, if it says when its words are said."""
+    path = transcripts.beside(clip.file) if clip.transcript is None else None
+    script = transcripts.read(path) if path else None
+    return script if script and script.cues else None
 
 
 def _part(
-    clip: Clip, extractor: Extractor, features: Features, start: float, end: float
+    script: Transcript | None, extractor: Extractor, features: Features, start: float, end: float
 ) -> dict[str, np.ndarray]:
     """The features between two times; all words, where nobody wrote down when they are said."""
     part = dict(features.frames)
@@ -217,11 +261,8 @@ def _part(
         part["audio"] = part["audio"][round(start * rate) : round(end * rate)]
     if "vision" in part:
         part["vision"] = part["vision"][(features.times >= start) & (features.times < end)]
-    if "text" in part and clip.transcript is None:
-        path = transcripts.beside(pathlib.Path(clip.file))
-        script = transcripts.read(path) if path else None
-        if script and script.cues:
-            part["text"] = extractor.text(script.text_between(start, end))
+    if "text" in part and script:
+        part["text"] = extractor.text(script.text_between(start, end))
     return part
 
 

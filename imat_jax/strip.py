@@ -28,7 +28,9 @@ def draw(prediction, task: Task, path: str | os.PathLike) -> None:
     _sound(axes[1], report["file"], duration)
     _emotion(axes[2], report, task)
     for axis, (pair, weights) in zip(axes[3:], pairs.items(), strict=True):
-        _attention(axis, pair, weights, prediction, duration)
+        _bare(axis, pair.replace("<-", " ← "))
+        edges = prediction.edges[pair.partition("<-")[2]]
+        axis.pcolormesh(edges, [0, 1], weights[None], cmap="Purples", vmin=0)
     axes[0].set_xlim(0, duration)
     axes[-1].set_xlabel("seconds")
     said = report["prediction"].get("label") or ", ".join(
@@ -36,9 +38,15 @@ def draw(prediction, task: Task, path: str | os.PathLike) -> None:
     )
     words = textwrap.shorten(report["transcript"], 160, placeholder=" …")
     words = f"\n“{textwrap.fill(words, 90)}”" if words else "\nno words"
-    figure.suptitle(f"{os.path.basename(report['file'])}: {said}{words}", fontsize="medium")
+    title = f"{os.path.basename(report['file'])}: {said}{words}"
+    figure.suptitle(title, fontsize="medium", parse_math=False)
     figure.align_ylabels(axes)
     plots.save(figure, path)
+
+
+def times(duration: float) -> np.ndarray:
+    """[FACES] seconds at which a face is shown."""
+    return (np.arange(FACES) + 0.5) * duration / FACES
 
 
 def _bare(axis, label: str) -> None:
@@ -53,7 +61,7 @@ def _faces(axis, faces, duration: float) -> None:
     width = min(duration / FACES, duration / 8)
     if not faces:
         axis.text(duration / 2, 0.5, "no picture", ha="center", va="center", color="tab:gray")
-    for time in (np.arange(FACES) + 0.5) * duration / FACES if faces else ():
+    for time in times(duration) if faces else ():
         face = min(faces, key=lambda f: abs(f.time - time))
         left, right = time - width / 2, time + width / 2
         if face.crop is None:
@@ -65,7 +73,10 @@ def _faces(axis, faces, duration: float) -> None:
 
 def _sound(axis, file: str, duration: float) -> None:
     _bare(axis, "sound")
-    wave = media.audio(file)
+    try:
+        wave = media.audio(file)
+    except media.MediaError:  # nothing that a run on faces or words would mind
+        wave = np.zeros(0)
     if not len(wave):
         axis.text(duration / 2, 0, "no sound", ha="center", va="center", color="tab:gray")
         return
@@ -90,14 +101,3 @@ def _emotion(axis, report: dict, task: Task) -> None:
     axis.set_ylabel(
         "windows;\nwhole: dotted", rotation=0, ha="right", va="center", fontsize="small"
     )
-
-
-def _attention(axis, pair: str, weights: np.ndarray, prediction, duration: float) -> None:
-    _bare(axis, pair.replace("<-", " ← "))
-    key = pair.partition("<-")[2]
-    edges = np.linspace(0, duration, len(weights) + 1)  # words have no times: spread evenly
-    if key == "vision":
-        times = prediction.features.times[: len(weights)]
-        edges = np.append(times, min(times[-1] + np.diff(times, prepend=0).max(), duration))
-        edges = np.maximum.accumulate(edges)
-    axis.pcolormesh(edges, [0, 1], weights[None], cmap="Purples", vmin=0)

@@ -15,6 +15,7 @@ from imat_jax.data import loader, published, records
 from imat_jax.data.statistics import standardize
 from imat_jax.experiment import Network
 
+ROWS = 64  # of a batch, at most: memory stays flat however long the clip is
 LADDER = (16, 64, 256, 1024, 4096)  # padded lengths, so that a few programs do for all clips
 
 
@@ -54,6 +55,10 @@ def make_reader(net: Network, params: Any, dtype: str) -> Callable[[list], list[
     limits = published.LIMITS if is_published else net.config.data.max_frames
 
     def read(examples: Sequence[Mapping[str, np.ndarray]]) -> list[Reading]:
+        blocks = (examples[k : k + ROWS] for k in range(0, len(examples), ROWS))
+        return [reading for block in blocks for reading in read_block(block)]
+
+    def read_block(examples: Sequence[Mapping[str, np.ndarray]]) -> list[Reading]:
         rows = [
             {m: np.asarray(x[m]).astype(records.DTYPES[dtype]) for m in net.dims}
             | {"id": b"", "label": np.float32(0)}

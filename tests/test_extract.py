@@ -182,11 +182,64 @@ def test_chunks_hold_clips_of_similar_length_and_depend_on_all_that_matters(tmp_
     assert len(set(names) - changed) == 1
 
 
+class Failing:
+    """An extractor that reads nothing."""
+
+    def __call__(self, clips):
+        return [DataError("no") for _ in clips]
+
+
+def test_a_chunk_that_is_damaged_or_failed_is_not_done(tmp_path):
+    chunk = chunks.Chunk(tmp_path / "c.npz", (Clip("x", "x.wav"),))
+    assert not chunks.is_done(chunk)
+    chunks.extract(chunk, Failing())
+    assert chunks.notes(chunk) == [{"error": "no"}] and not chunks.is_done(chunk)
+    np.savez(chunk.path, notes=np.asarray(json.dumps([{"words": ""}])))
+    assert chunks.is_done(chunk)
+    whole = chunk.path.read_bytes()
+    for content in (b"", whole[:50], whole[:-20]):
+        chunk.path.write_bytes(content)
+        assert not chunks.is_done(chunk)
+
+
+def test_nothing_to_extract_is_no_work():
+    assert list(chunks.run([], Failing(), workers=2)) == []
+
+
+def test_an_id_may_come_back_in_another_split_with_another_file(tmp_path):
+    tone = clips.tone(1.0, 16000)
+    rows = []
+    for split, level in (("train", 1.0), ("test", 0.1)):
+        clips.clip(tmp_path / f"{split}.wav", 1.0, wave=level * tone, sample_rate=16000)
+        rows.append({"id": "u", "file": f"{split}.wav", "split": split, "group": split})
+    write(tmp_path / "t.csv", rows)
+    flags = [f"--input={tmp_path / 't.csv'}", "--encoders=audio=logmel"]
+    extract(*flags, f"--output={tmp_path / 'made'}")
+    dataset = Dataset.open(tmp_path / "made")
+    loud, quiet = (dataset.source(s)[0]["audio"].astype(float).max() for s in ("train", "test"))
+    assert abs(loud - quiet - np.log(100)) < 0.2  # power, in natural logarithms
+    assert list(dataset.metadata["sources"]) == ["t.csv"]
+
+
+def test_what_belongs_to_a_media_file_is_found(tmp_path):
+    (tmp_path / "spk").mkdir()
+    clips.clip(tmp_path / "spk" / "x.wav", 1.0)
+    (tmp_path / "spk" / "x.wav").rename(tmp_path / "spk" / "x.WAV")
+    (tmp_path / "spk" / "x.csv").write_text("start,end,text\n0,1,so it goes\n")
+    assert [(c.id, c.words()) for c in listing.find(tmp_path / "spk").clips] == [
+        ("x", "so it goes")
+    ]
+    write(tmp_path / "t.csv", [{"id": "spk/x", "transcript": ""}])
+    [clip] = listing.find(tmp_path / "t.csv").clips
+    assert clip.words() == "so it goes"
+
+
 def test_tables_of_clips(tmp_path):
     clips.clip(tmp_path / "one.wav", 1.0)
     rows = [{"id": "one", "transcript": "so it goes", "label:joy": "0.5", "label:anger": "0"}]
     write(tmp_path / "t.csv", rows)
-    [clip], [utterance], columns = listing.find(tmp_path / "t.csv")
+    [clip], [utterance], columns, table = listing.find(tmp_path / "t.csv")
+    assert table == tmp_path / "t.csv"
     assert clip == Clip("one", str(tmp_path / "one.wav"), 0.0, None, "so it goes")
     assert clip.words() == "so it goes" and columns == ["joy", "anger"]
     assert utterance.annotations == {"dimensions": [0.5, 0.0]}

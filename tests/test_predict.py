@@ -108,6 +108,13 @@ def test_words_from_the_command_line(run, reading):
     assert mute["frames"]["text"] == 4
 
 
+def test_a_name_or_a_word_is_no_formula(run, tmp_path):
+    path = tmp_path / "vid$_$11.mp4"
+    shutil.copy(run / "media" / "nobody.mp4", path)
+    done = program("predict", run / "run", path, "--transcript=$a_ and $b^", f"--output={tmp_path}")
+    assert (tmp_path / "vid$_$11.png").is_file() and "vid$_$11.mp4" in done.stdout
+
+
 def test_a_clip_with_nothing_in_it_is_an_error(reading, tmp_path):
     path = clips.clip(tmp_path / "blank.mp4", 1.0, audio=False)
     with pytest.raises(DataError, match="no words, no sound, no face"):

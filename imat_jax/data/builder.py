@@ -144,11 +144,11 @@ _opened: dict[str, Any] = {}  # of this worker process
 
 
 def _open(reopen: Callable[[], Corpus], written: Any) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     _opened.update(corpus=reopen(), written=written)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Workers of a killed build would wait for work for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)

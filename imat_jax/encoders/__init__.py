@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import pathlib
+import re
 
 from imat_jax.data.corpus import MODALITIES, DataError
 from imat_jax.encoders.encoder import Encoder
@@ -71,8 +72,8 @@ def make(modality: str, spec: str) -> Encoder:
     if name == "minilm":
         return module.encoder(_minilm(), name="minilm")
     if name == "hf":
-        directory, at, layer = path.rpartition("@")
-        return module.encoder(directory, layer=int(layer)) if at else module.encoder(path)
+        layer = re.fullmatch(r"(.+)@(-?\d+)", path)
+        return module.encoder(layer[1], layer=int(layer[2])) if layer else module.encoder(path)
     if module.__name__.endswith("handcrafted"):
         return getattr(module, name)()
     encoder = module.encoder(path) if takes else module.encoder()

@@ -23,7 +23,7 @@ def transcribe(wave: np.ndarray, model_dir: str | os.PathLike) -> Transcript:
     Raises:
       DataError: PyTorch is not installed, or the folder does not hold such a model.
     """
-    recognise = _recogniser(os.fspath(model_dir))
+    recognise = recogniser(os.fspath(model_dir))
     if not len(wave):
         return Transcript("")
     kind = "word" if recognise.type.startswith("ctc") else True
@@ -37,7 +37,7 @@ def transcribe(wave: np.ndarray, model_dir: str | os.PathLike) -> Transcript:
 
 
 @functools.lru_cache(maxsize=1)
-def _recogniser(model_dir: str) -> Any:
+def recogniser(model_dir: str) -> Any:
     try:
         import torch
         import transformers

@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from imat_jax.data.builder import sha256
+from imat_jax.data.builder import die_with_parent, sha256
 from imat_jax.data.corpus import DataError
 from imat_jax.encoders import media, transcripts
 from imat_jax.encoders.clips import Clip
@@ -121,17 +122,16 @@ def _sha256(file: str) -> str:
     return sha256(pathlib.Path(file))
 
 
-def run(chunks: Sequence[Chunk], recipe: Recipe, workers: int = 1) -> Iterator[Chunk]:
-    """Extract `chunks`, in this process or in several; yields each when it is done."""
-    if workers == 1:
-        extractor = Extractor(recipe)
+def run(chunks: Sequence[Chunk], extractor: Extractor, workers: int = 1) -> Iterator[Chunk]:
+    """Extract `chunks`, in this process or in several like it; yields each when it is done."""
+    if workers == 1 or len(chunks) < 2:
         for chunk in chunks:
             extract(chunk, extractor)
             yield chunk
         return
     context = multiprocessing.get_context("spawn")  # threads of libraries do not survive a fork
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(chunks)), context, initializer=_start, initargs=(recipe,)
+        min(workers, len(chunks)), context, initializer=_start, initargs=(extractor.recipe,)
     )
     with pool:
         waiting = {pool.submit(_extract_here, chunk): chunk for chunk in chunks}
@@ -148,6 +148,7 @@ _extractor: list[Extractor] = []  # of this worker process
 
 
 def _start(recipe: Recipe) -> None:
+    threading.Thread(target=die_with_parent, daemon=True).start()
     _extractor[:] = [Extractor(recipe)]
 
 
@@ -161,12 +162,17 @@ def worker(recipe: Recipe) -> Callable[[Chunk], None]:
 
 
 def is_done(chunk: Chunk) -> bool:
-    return chunk.path.is_file()
+    """Whether the file is there and whole; what failed is tried again."""
+    try:
+        return not any("error" in note for note in notes(chunk))
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def notes(chunk: Chunk) -> list[dict[str, Any]]:
     """Of each clip: `error`, or `sha256` of its file, `words`, `pictures`, `faces` among them."""
-    with np.load(chunk.path, allow_pickle=False) as archive:
+    # NumPy leaves a file open that it cannot read.
+    with chunk.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return json.loads(str(archive["notes"]))
 
 
@@ -174,14 +180,11 @@ class Reader:
     """`reader(row)` is {modality: [T, D]} of clip `row`, from the chunks on disk."""
 
     def __init__(self, clips: Sequence[Clip], chunks: Sequence[Chunk], modalities: Sequence[str]):
-        row = {clip.id: i for i, clip in enumerate(clips)}
-        self._modalities = tuple(modalities)
-        self._places = {
-            row[clip.id]: (chunk.path, i) for chunk in chunks for i, clip in enumerate(chunk.clips)
-        }
+        self._clips, self._modalities = clips, tuple(modalities)
+        self._places = {c: (chunk.path, i) for chunk in chunks for i, c in enumerate(chunk.clips)}
 
     def __call__(self, row: int) -> dict[str, np.ndarray]:
-        path, i = self._places[row]
+        path, i = self._places[self._clips[row]]
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return {m: archive[f"{i}/{m}"] for m in self._modalities}

@@ -9,9 +9,10 @@ optional. Without a transcript in the table, the .srt, .vtt, .csv or .txt beside
 from __future__ import annotations
 
 import dataclasses
+import glob
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from imat_jax.data import ids
 from imat_jax.data.corpus import DataError, Utterance
@@ -46,8 +47,17 @@ class Clip:
         return script.text if whole else script.text_between(self.start, end)
 
 
-def find(path: pathlib.Path) -> tuple[list[Clip], list[Utterance], list[str]]:
-    """The clips of the folder or table `path`, what is known of each, names of label columns.
+class Listing(NamedTuple):
+    """Clips, what is known of each (`row` is its place), names of label columns, the table."""
+
+    clips: list[Clip]
+    utterances: list[Utterance]
+    columns: list[str]
+    table: pathlib.Path | None
+
+
+def find(path: pathlib.Path) -> Listing:
+    """The clips of the folder or table `path`.
 
     Raises:
       DataError: no media there; a file of the table that is missing; a time that is none.
@@ -75,11 +85,12 @@ def find(path: pathlib.Path) -> tuple[list[Clip], list[Utterance], list[str]]:
                 order=order,
             )
         )
-    return clips, utterances, named
+    return Listing(clips, utterances, named, tables[0] if tables else None)
 
 
 def _is_transcript(table: pathlib.Path) -> bool:
-    return any(table.with_suffix(suffix).exists() for suffix in EXTENSIONS)
+    beside = table.parent.glob(f"{glob.escape(table.stem)}.*")
+    return any(file.suffix.lower() in EXTENSIONS for file in beside)
 
 
 def _media(folder: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -107,16 +118,18 @@ def _from_table(table: pathlib.Path) -> tuple[list[Clip], Rows, list[str]]:
     annotate = lambda i, row: {}  # noqa: E731
     if named or "label" in columns:
         annotate = npy.annotator(table, rows, named)
-    by_stem: dict[str, list[pathlib.Path]] = {}
+    named_so: dict[str, list[pathlib.Path]] = {}
     if "file" not in columns:
         for file in _media(table.parent):
-            by_stem.setdefault(file.stem, []).append(file)
+            path = file.relative_to(table.parent).with_suffix("").as_posix()
+            for name in {file.stem, path}:
+                named_so.setdefault(name, []).append(file)
     clips, described = [], []
     for i, row in enumerate(rows):
         if "file" in columns:
             candidates = [table.parent / (row["file"] or "")]
         else:
-            candidates = by_stem.get(row["id"], [])
+            candidates = named_so.get(row["id"], [])
         if len(candidates) != 1 or not candidates[0].is_file():
             said = row.get("file") or f"{row['id']}.*"
             found = "is not there" if len(candidates) < 2 else f"is {len(candidates)} files"
@@ -124,7 +137,7 @@ def _from_table(table: pathlib.Path) -> tuple[list[Clip], Rows, list[str]]:
         start, end = (_seconds(table, i, row, key) for key in ("start", "end"))
         if end is not None and end <= (start or 0.0):
             raise DataError(f"{table}: row {i + 1} ({row['id']}): it ends before it starts")
-        words = row.get("transcript") if "transcript" in columns else None
+        words = row.get("transcript") or None
         clips.append(Clip(row["id"], str(candidates[0]), start or 0.0, end, words))
         described.append((row, annotate(i, row)))
     return clips, described, [c.removeprefix("label:") for c in named]

@@ -62,6 +62,8 @@ class Extractor:
         self.recipe = recipe
         self.encoders = {m: encoders.make(m, spec) for m, spec in recipe.encoders.items()}
         self.detector = faces.Detector() if "vision" in self.encoders else None
+        if recipe.asr:
+            asr.recogniser(recipe.asr)  # kept there
 
     @property
     def modalities(self) -> dict[str, Modality]:
