@@ -44,7 +44,7 @@ demo: data/demo
 	  'import csv; print(*("data/demo-media/" + r["file"] for r in csv.DictReader(open("data/demo-media/table.csv")) if r["split"] == "test"))')
 
 test: $(VENV)/ready-media
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist=worksteal
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

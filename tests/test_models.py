@@ -157,11 +157,21 @@ def test_one_query_form_weighs_the_value_bias_by_dropout():
     np.testing.assert_allclose(got, model.out(100.0 * jnp.broadcast_to(kept, (1, 2, 4))), rtol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", ["hadamard", "concat", "gated"])
-@pytest.mark.parametrize("norm", ["pre", "post"])
+# Of three options, every pair of values comes once: each test compiles for seconds.
+ABSENT = [("learned", ("text",)), ("learned", ("vision",)), ("statistics", ("text", "audio"))]
+SUBSETS = [("text",), ("audio", "vision"), ("text", "audio", "vision")]
+FUSIONS = ["hadamard", "concat", "gated"]
+POSITIONS = ["learned", "sinusoidal", "none"]
+CLS_TOKENS = ["learned", "statistics", "first"]
+
+
 @pytest.mark.parametrize(
-    ("cls_token", "missing"),
-    [("learned", ("text",)), ("learned", ("vision",)), ("statistics", ("text", "audio"))],
+    ("fusion", "norm", "cls_token", "missing"),
+    [
+        (fusion, ("pre", "post")[(i + k) % 2], *absent)
+        for i, fusion in enumerate(FUSIONS)
+        for k, absent in enumerate(ABSENT)
+    ],
 )
 def test_padding_of_an_absent_modality_is_never_read(fusion, norm, cls_token, missing):
     model, batch = make(fusion=fusion, norm=norm, cls_token=cls_token), make_batch()
@@ -187,8 +197,7 @@ def test_gradients_are_finite_when_padding_is_not(cls_token):
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
 
 
-@pytest.mark.parametrize("cls_token", ["learned", "statistics", "first"])
-@pytest.mark.parametrize("fusion", ["hadamard", "concat", "gated"])
+@pytest.mark.parametrize(("fusion", "cls_token"), list(zip(FUSIONS, CLS_TOKENS, strict=True)))
 def test_rows_do_not_depend_on_each_other_nor_on_padding_length(fusion, cls_token):
     model, batch = make(fusion=fusion, cls_token=cls_token), make_batch()
     whole, _ = run(model, batch)
@@ -218,9 +227,14 @@ def test_hadamard_with_two_present_is_the_published_two_modality_form():
     np.testing.assert_array_equal(extras["fused/text"], extras["cls/text"])
 
 
-@pytest.mark.parametrize("names", [("text",), ("audio", "vision"), ("text", "audio", "vision")])
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "none"])
-@pytest.mark.parametrize("cls_token", ["learned", "statistics", "first"])
+@pytest.mark.parametrize(
+    ("names", "positions", "cls_token"),
+    [
+        (SUBSETS[(i + k) % 3], positions, cls_token)
+        for i, positions in enumerate(POSITIONS)
+        for k, cls_token in enumerate(CLS_TOKENS)
+    ],
+)
 def test_any_subset_and_options(names, positions, cls_token):
     dims = {m: DIMS[m] for m in names}
     model = make(dims, outputs=2, positions=positions, cls_token=cls_token, width=None)

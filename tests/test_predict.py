@@ -1,6 +1,7 @@
 """A trained run looks at media files."""
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -22,7 +23,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def program(verb, *flags, check=True):
     command = [sys.executable, "-m", f"imat_jax.{verb}", *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    one_device = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=one_device, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stderr
     return done
 
