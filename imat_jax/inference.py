@@ -15,16 +15,16 @@ from imat_jax.data import loader
 from imat_jax.data.statistics import standardize
 
 
+def forward(graphdef, statistics: Mapping[str, Mapping] | None, params, batch) -> tuple:
+    """(outputs [B, K], extras) of a batch as it is read; nothing is random in it."""
+    if statistics:
+        batch = standardize(batch, statistics)
+    return nnx.merge(graphdef, params)(batch, deterministic=True)
+
+
 def make_step(graphdef, statistics: Mapping[str, Mapping] | None) -> Callable:
-    """`step(params, batch) -> outputs [B, K]`, jitted; nothing is random in it."""
-
-    @jax.jit
-    def step(params, batch):
-        if statistics:
-            batch = standardize(batch, statistics)
-        return nnx.merge(graphdef, params)(batch, deterministic=True)[0]
-
-    return step
+    """`step(params, batch) -> outputs [B, K]`, jitted."""
+    return jax.jit(lambda params, batch: forward(graphdef, statistics, params, batch)[0])
 
 
 def outputs(step: Callable, params: Any, split: loader.Split, mesh, config) -> np.ndarray:

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import AxisType
 
 from imat_jax import config as configs
 from imat_jax import encoders, rundir, sharding, strip, tasks, windows
@@ -103,9 +102,7 @@ def open_run(
     """
     config = configs.load(workdir)
     metadata = json.loads((workdir / "dataset.json").read_text())
-    mesh = jax.make_mesh(
-        (1,) * 3, sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1]
-    )
+    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
     net = experiments.network(config, metadata, mesh)
     extractor = _extractor(workdir, metadata, tuple(net.dims), moved, asr)
     checkpoints = Checkpoints(workdir)

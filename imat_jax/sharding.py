@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -14,20 +14,21 @@ from imat_jax.cli import UsageError
 AXES = ("data", "fsdp", "model")
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """A mesh over all devices; an axis of -1 takes what the others leave.
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices`, default all; an axis of -1 takes what the others leave.
 
     Raises:
       UsageError: the sizes do not multiply to the number of devices.
     """
     shape = [sizes[axis] for axis in AXES]
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if shape.count(-1) == 1:
         shape[shape.index(-1)] = max(count // -int(np.prod(shape)), 1)
     if int(np.prod(shape)) != count:
         asked = ", ".join(f"{a}={sizes[a]}" for a in AXES)
         raise UsageError(f"mesh ({asked}) does not cover the {count} devices exactly")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def rows(mesh: Mesh) -> NamedSharding:

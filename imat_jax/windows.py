@@ -8,11 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-from imat_jax import sharding
+from imat_jax import inference, sharding
 from imat_jax.data import loader, published, records
-from imat_jax.data.statistics import standardize
 from imat_jax.experiment import Network
 
 ROWS = 64  # of a batch, at most: memory stays flat however long the clip is
@@ -44,9 +42,7 @@ def make_reader(net: Network, params: Any, dtype: str) -> Callable[[list], list[
 
     @jax.jit
     def step(params, batch):
-        if net.statistics:
-            batch = standardize(batch, net.statistics)
-        outputs, extras = nnx.merge(net.graphdef, params)(batch, deterministic=True)
+        outputs, extras = inference.forward(net.graphdef, net.statistics, params, batch)
         weights = {k: v.mean(axis=(1, 2)) for k, v in extras.items() if k.startswith("ima/")}
         return outputs, weights
 

@@ -4,15 +4,15 @@ import csv
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
+from skimage import data
 
 from examples import demo_media
 from imat_jax.cli import UsageError
 
-av = pytest.importorskip("av")
-pytest.importorskip("espeakng_loader")
-data = pytest.importorskip("skimage.data")
+pytest.importorskip("espeakng_loader", reason="its voice: pip install 'imat_jax[demo]'")
 
 
 @pytest.fixture(scope="module")

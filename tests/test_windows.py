@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import AxisType
 
 from configs import common
 from imat_jax import experiment, sharding, tasks, windows
@@ -25,9 +24,7 @@ def network():
     config = common.get_config()
     config.model.update(width=8, heads=2, ffn=16, head_width=8)
     config.data.max_frames.update(text=20, audio=40, vision=20)
-    mesh = jax.make_mesh(
-        (1,) * 3, sharding.AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:1]
-    )
+    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
     net = experiment.network(config, METADATA, mesh)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield net, windows.make_reader(net, net.init(jax.random.key(0)), "float32")

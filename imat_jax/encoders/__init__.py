@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -70,14 +69,13 @@ def make(modality: str, spec: str) -> Encoder:
         raise DataError(f"--encoders={modality}={spec}: write {modality}={name}:{takes}".strip(":"))
     module = importlib.import_module(f"imat_jax.encoders.{module}")
     if name == "minilm":
-        return module.encoder(_minilm(), name="minilm")
+        return module.encoder(_minilm())
     if name == "hf":
         layer = re.fullmatch(r"(.+)@(-?\d+)", path)
         return module.encoder(layer[1], layer=int(layer[2])) if layer else module.encoder(path)
     if module.__name__.endswith("handcrafted"):
         return getattr(module, name)()
-    encoder = module.encoder(path) if takes else module.encoder()
-    return dataclasses.replace(encoder, name=name)
+    return module.encoder(path) if takes else module.encoder()
 
 
 @functools.cache

@@ -206,7 +206,7 @@ def from_state_dict(state_dict: Mapping[str, Any], config: Mapping[str, Any]) ->
     return filled(model, arrays, source, f"a {settings.model_type}")
 
 
-def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
+def encoder(directory: str | os.PathLike) -> Encoder:
     """Texts -> last hidden states [T, D], `<s>` and `</s>` (`[CLS]`, `[SEP]`) included.
 
     An empty text has no frame. A text of more tokens than the model has positions is encoded in
@@ -255,7 +255,7 @@ def encoder(directory: str | os.PathLike, name: str = "bert") -> Encoder:
     modality = Modality(
         config.hidden_size, config.model_type, weights.checkpoint(directory), "last hidden state"
     )
-    return Encoder(name, modality, encode)
+    return Encoder(modality, encode)
 
 
 def _tokenizer(directory: pathlib.Path) -> Any:

@@ -19,13 +19,11 @@ class Encoder:
     """A frozen feature extractor of one modality.
 
     Attributes:
-      name: as `--encoders` names it.
       modality: width, checkpoint and layer of its features, as datasets record them.
       encode: inputs to features, one float32 array [T, D] an input, T = 0 where there is nothing.
         An input is, of text, a string; of audio, a waveform [L] at 16 kHz, float32 in [-1, 1]; of
         vision, face crops [N, 256, 256, 3], RGB in uint8, and T = N.
     """
 
-    name: str
     modality: Modality
     encode: Callable[[Sequence[Any]], list[np.ndarray]]

@@ -146,4 +146,4 @@ def encoder(path: str | os.PathLike) -> Encoder:
         return [encode_one(crops) for crops in inputs]
 
     modality = Modality(dim, "fabnet", weights.checkpoint(path), "encoder")
-    return Encoder("fabnet", modality, encode)
+    return Encoder(modality, encode)

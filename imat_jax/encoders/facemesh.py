@@ -126,7 +126,7 @@ def encoder() -> Encoder:
             for crops in inputs
         ]
 
-    return Encoder("facemesh", modality, encode)
+    return Encoder(modality, encode)
 
 
 def _mesh(network: Network, crop: np.ndarray) -> tuple[Image.Image, np.ndarray, float, float]:

@@ -110,4 +110,4 @@ def _encoder(name: str, dim: int, package: str, describe: Callable) -> Encoder:
     def encode(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [describe(wave) for wave in inputs]
 
-    return Encoder(name, Modality(dim, name, version, "none", RATE), encode)
+    return Encoder(Modality(dim, name, version, "none", RATE), encode)

@@ -82,7 +82,7 @@ def encoder(directory: str | pathlib.Path, layer: int = -1, device: str = "cpu")
         checkpoint = f"{weights.name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     hop = math.prod(model.config.conv_stride)
     modality = Modality(dim, kind, checkpoint, f"{index} of {layers}", SAMPLE_RATE / hop)
-    return Encoder(kind, modality, encode)
+    return Encoder(modality, encode)
 
 
 def _load(directory: pathlib.Path, weights: pathlib.Path) -> tuple[Any, Any, Any]:

@@ -56,7 +56,7 @@ def encoder() -> Encoder:
             for wave in inputs
         ]
 
-    return Encoder("speech-embedding", modality, encode)
+    return Encoder(modality, encode)
 
 
 def _windows(wave: np.ndarray) -> np.ndarray:

@@ -266,7 +266,7 @@ def encoder(path: str | os.PathLike) -> Encoder:
     modality = Modality(
         dim, "wav2vec", weights.checkpoint(path), "c (context)", SAMPLE_RATE / model.hop
     )
-    return Encoder("wav2vec", modality, encode)
+    return Encoder(modality, encode)
 
 
 def _pieces(samples: int, model: Wav2Vec) -> list[tuple[int, int, int]]:

@@ -82,7 +82,7 @@ def test_layers_are_those_of_transformers(tmp_path, name, normalize):
 def test_provenance(tmp_path):
     save(tmp_path, "hubert")
     encoder = hf_audio.encoder(tmp_path)
-    assert encoder.name == encoder.modality.extractor == "hubert"
+    assert encoder.modality.extractor == "hubert"
     assert encoder.modality.dim == 32 and encoder.modality.rate_hz == 50
     assert encoder.modality.checkpoint.startswith("model.safetensors sha256:")
 
