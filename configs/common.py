@@ -24,6 +24,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.steps = 0
     # Examples an update, over all devices.
     c.batch_size = 32
+    # Parts of a batch that go through the model one after the other: memory of one, update of all.
+    c.accumulate = 1
     # Compute dtype, "float32" or "bfloat16"; parameters, LayerNorms and softmaxes stay float32.
     c.dtype = "float32"
     # Validation metric that selects the checkpoint; "": the task's own (`tasks.py`).
@@ -111,10 +113,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.ema = 0.0
 
     c.mesh = ml_collections.ConfigDict()
-    # Devices along each axis; -1: all that are left.
+    # Devices along each axis; -1: all that are left. `data` splits the batch, `fsdp` the batch and
+    # the parameters, `model` attention heads and feed-forward layers.
     c.mesh.data = -1
     c.mesh.fsdp = 1
     c.mesh.model = 1
+    # Parameters of fewer elements are not split over fsdp: gathering them costs more than they do.
+    c.mesh.fsdp_min = 2**14
     return c
 
 

@@ -64,13 +64,11 @@ def evaluate(
         "parameters": int(sum(p.size for p in jax.tree.leaves(params))),
     }
     checkpoints.close()
-    step = step or inference.make_step(experiment.graphdef, experiment.statistics)
+    step = step or inference.make_step(experiment)
     train_label = experiment.dataset.index("train")["label"]
     for name in splits:
         index = experiment.dataset.index(name)
-        outputs = inference.outputs(
-            step, params, experiment.split(name), experiment.mesh, experiment.config.data
-        )
+        outputs = inference.outputs(step, params, experiment.split(name), experiment)
         results[name] = {"examples": len(outputs)} | experiment.task.score(index["label"], outputs)
         constant = tasks.trivial_outputs(experiment.task, train_label, len(outputs))
         with warnings.catch_warnings():  # a constant has no correlation, and that is no news

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,20 +36,25 @@ class Network:
     graphdef: Any
     statistics: Mapping[str, Mapping] | None
 
-    def init(self, key: jax.Array) -> nnx.State:
-        """Fresh parameters, made where they will live."""
-        return jax.jit(self._params, out_shardings=sharding.replicated(self.mesh))(key)
+    def params(self, key: jax.Array) -> nnx.State:
+        """Fresh parameters."""
+        return nnx.state(_model(self.config, self.dims, self.task, key), nnx.Param)
+
+    def placed(self, make: Callable[..., Any], *args: Any) -> Any:
+        """Shapes, dtypes and placement of what `make(*args)` makes: parameters, or a train state.
+
+        Raises:
+          UsageError: it does not divide over the mesh.
+        """
+        shapes = jax.eval_shape(make, *args)
+        where = sharding.of_state(shapes, self.mesh, self.config.mesh.fsdp_min)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where
+        )
 
     def abstract_params(self) -> nnx.State:
         """Shapes, dtypes and placement of the parameters, to restore a checkpoint into."""
-        where = sharding.replicated(self.mesh)
-        return jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=where),
-            jax.eval_shape(self._params, jax.random.key(0)),
-        )
-
-    def _params(self, key: jax.Array) -> nnx.State:
-        return nnx.state(_model(self.config, self.dims, self.task, key), nnx.Param)
+        return self.placed(self.params, jax.random.key(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +78,7 @@ class Experiment(Network):
             modalities=tuple(self.dims),
             batch_size=self.config.batch_size,
             buckets=self.buckets,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=sharding.my_rows(self.mesh, self.config.batch_size),
             place=published.place if self.config.data.mode == "published" else None,
             **kw,
         )
@@ -111,7 +115,7 @@ def make(config: ml_collections.ConfigDict) -> Experiment:
     """Raises `UsageError` or `DataError` where the config does not fit itself or the dataset."""
     dataset = Dataset.open(config.dataset)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.batch_size, mesh)
+    sharding.check_batch(config.batch_size, config.accumulate, mesh)
     net = network(config, dataset.metadata, mesh)
     if config.data.mode == "published":
         buckets = [tuple(published.LIMITS[m] for m in net.dims)]

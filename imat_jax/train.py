@@ -18,21 +18,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tqdm
 from absl import flags
-from flax import nnx
 
 from imat_jax import config as configs
 from imat_jax import evaluate, inference, optim, plots, rundir, sharding
 from imat_jax import experiment as experiments
+from imat_jax import update as updates
 from imat_jax.checkpoint import Checkpoints
 from imat_jax.cli import UsageError, run
 from imat_jax.data import loader, plan
 from imat_jax.data.corpus import DataError
-from imat_jax.data.statistics import standardize
 from imat_jax.experiment import Experiment
-from imat_jax.mixup import mixup
 from imat_jax.tasks import higher_is_better
 
 PREEMPTED = 143  # 128 + SIGTERM: what a requeueing scheduler takes as "run me again"
@@ -44,47 +41,10 @@ def define_flags() -> None:
     configs.define_flag()
 
 
-def make_update(experiment: Experiment, tx: optax.GradientTransformation):
-    """`update(state, batch) -> (state, {"loss", "grad_norm"})`, jitted, the old state donated.
-
-    The loss is the weighted mean over the batch; the randomness of step s is `fold_in(rng, s)`.
-    """
-    alpha = experiment.config.data.mixup
-
-    def loss_fn(params, batch, key):
-        model = nnx.merge(experiment.graphdef, params)
-        if alpha:
-            batch, share, partner = mixup(batch, jax.random.fold_in(key, 1), alpha)
-        outputs, _ = model(batch, deterministic=False, rngs=nnx.Rngs(dropout=key))
-        loss = experiment.task.loss(outputs, batch["label"])  # [B]
-        if alpha:
-            other = experiment.task.loss(outputs, batch["label"][partner])
-            loss = share * loss + (1 - share) * other
-        return (loss * batch["weight"]).sum() / jnp.maximum(batch["weight"].sum(), 1)
-
-    def update(state, batch):
-        rng = jax.random.wrap_key_data(state["rng"])
-        key = jax.random.fold_in(rng, state["step"])
-        if experiment.statistics:
-            batch = standardize(batch, experiment.statistics)
-        loss, grads = jax.value_and_grad(loss_fn)(state["params"], batch, key)
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        if "ema" in state:
-            # A short memory at first, or the initial weights would stay in the average.
-            seen = state["step"].astype(jnp.float32)
-            decay = jnp.minimum(experiment.config.optim.ema, (1 + seen) / (10 + seen))
-            state = state | {"ema": optax.incremental_update(params, state["ema"], 1 - decay)}
-        state = state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
-        return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-
-    return jax.jit(update, donate_argnums=0)
-
-
 def validate(experiment: Experiment, step, params: Any, split: loader.Split) -> dict[str, float]:
     """{`valid/loss`, `valid/METRIC`, …} of the whole validation split."""
     label = experiment.dataset.index("valid")["label"]
-    outputs = inference.outputs(step, params, split, experiment.mesh, experiment.config.data)
+    outputs = inference.outputs(step, params, split, experiment)
     bad = ~np.isfinite(outputs).all(axis=1)
     if bad.any():
         ids = experiment.dataset.index("valid")["id"][bad]
@@ -120,36 +80,30 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     used = plan.padding(train_split.lengths, train_split.plan(0))
 
     ################################################################################
-    # State and steps
+    # Steps, and the state: fresh, or that of the last checkpoint, whatever mesh wrote it
     ################################################################################
-    key = jax.random.key(config.seed)
     tx = optim.make(config.optim, total)
-    params = experiment.init(jax.random.fold_in(key, 0))
-    state = {
-        "params": params,
-        "opt_state": jax.jit(tx.init)(params),
-        "step": jnp.zeros((), jnp.int32),
-        "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
-    }
-    if config.optim.ema:
-        state["ema"] = jax.tree.map(jnp.copy, params)  # a buffer of its own: the state is donated
-    state = jax.device_put(state, sharding.replicated(experiment.mesh))
-    update = make_update(experiment, tx)
-    infer = inference.make_step(experiment.graphdef, experiment.statistics)
+    make_state = updates.initial(experiment, tx, config.seed)
+    like = experiment.placed(make_state)
+    where = jax.tree.map(lambda x: x.sharding, like)
+    update = jax.jit(
+        updates.make_update(experiment, tx), donate_argnums=0,
+        out_shardings=(where, sharding.replicated(experiment.mesh)),
+    )  # fmt: skip
+    infer = inference.make_step(experiment)
 
-    ################################################################################
-    # Restore
-    ################################################################################
     checkpoints = Checkpoints(workdir)
     first = checkpoints.last_step or 0
-    if checkpoints.last_step is not None:
-        state = checkpoints.restore(state)
+    if checkpoints.last_step is None:
+        state = jax.jit(make_state, out_shardings=where)()
+    else:
+        state = checkpoints.restore(like)
     best = (
         checkpoints.best_scores()[f"valid/{experiment.selection}"]
         if (checkpoints.best_step is not None)
         else math.nan
     )
-    size = sum(p.size for p in jax.tree.leaves(params))
+    size = sum(p.size for p in jax.tree.leaves(like["params"]))
     print(
         f"{dataset.metadata['protocol']}, {'+'.join(experiment.dims)}: "
         f"{len(train_split.lengths)} training utterances, {total} updates of {config.batch_size}\n"

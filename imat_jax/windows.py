@@ -42,7 +42,7 @@ def make_reader(net: Network, params: Any, dtype: str) -> Callable[[list], list[
 
     @jax.jit
     def step(params, batch):
-        outputs, extras = inference.forward(net.graphdef, net.statistics, params, batch)
+        outputs, extras = inference.forward(net, params, batch)
         weights = {k: v.mean(axis=(1, 2)) for k, v in extras.items() if k.startswith("ima/")}
         return outputs, weights
 
@@ -63,7 +63,7 @@ def make_reader(net: Network, params: Any, dtype: str) -> Callable[[list], list[
         longest = {m: max(len(row[m]) for row in rows) for m in net.dims}
         shape = tuple(_padded(longest[m], limits[m], is_published) for m in net.dims)
         size = 1 << (len(rows) - 1).bit_length()
-        batch = loader.collate(rows, net.dims, shape, size, lambda *a: place(*a, 0))
+        batch = loader.collate(rows, rows[0], net.dims, shape, size, lambda *a: place(*a, 0))
         outputs, weights = jax.device_get(step(params, sharding.put(batch, net.mesh)))
         lengths = dict(zip(net.dims, shape, strict=True))
         return [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from imat_jax import cli, evaluate, experiment, optim, report, rundir, sharding, train
+from imat_jax import cli, evaluate, experiment, optim, report, rundir, sharding, train, update
 from imat_jax.checkpoint import Checkpoints
 from imat_jax.data import builder, loader
 from imat_jax.data.corpus import DataError
@@ -178,31 +178,26 @@ def test_eight_devices_train_like_one(library_promotion, tiny_dataset, tmp_path)
 
 
 def test_the_moving_average_is_of_the_parameters(library_promotion, tiny_dataset, tmp_path):
-    config = small_config(tiny_dataset, **{"optim.ema": 0.9, "steps": 3})
+    changes = {"optim.ema": 0.9, "steps": 3, "eval_steps": 3, "data.buckets": 1}
+    config = small_config(tiny_dataset, **changes)
     run = experiment.make(config)
     tx = optim.make(config.optim, config.steps)
-    key = jax.random.key(config.seed)
-    params = run.init(jax.random.fold_in(key, 0))
-    state = {
-        "params": params, "opt_state": tx.init(params), "step": jax.numpy.zeros((), "int32"),
-        "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
-        "ema": jax.tree.map(jax.numpy.copy, params),
-    }  # fmt: skip
-    state = jax.device_put(state, sharding.replicated(run.mesh))
-    expected = jax.device_get(params)
-    update = train.make_update(run, tx)
+    make_state = update.initial(run, tx, config.seed)
+    like = run.placed(make_state)
+    state = jax.jit(make_state, out_shardings=jax.tree.map(lambda x: x.sharding, like))()
+    expected = jax.device_get(state["params"])
+    step_fn = jax.jit(update.make_update(run, tx))
     batches = loader.read(run.split("train", seed=config.seed))
     for step, batch in zip(range(config.steps), batches, strict=False):
-        state, _ = update(state, sharding.put(batch, run.mesh))
+        state, _ = step_fn(state, sharding.put(batch, run.mesh))
         decay = min(0.9, (1 + step) / (10 + step))
         mix = lambda a, p, d=decay: d * a + (1 - d) * p  # noqa: E731
         expected = jax.tree.map(mix, expected, jax.device_get(state["params"]))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)  # noqa: E731
     jax.tree.map(close, expected, jax.device_get(state["ema"]))
-    config.eval_steps = 3
     train.train(config, tmp_path)
     checkpoints = Checkpoints(tmp_path)
-    jax.tree.map(close, expected, jax.device_get(checkpoints.restore(state)["ema"]))
+    jax.tree.map(close, expected, jax.device_get(checkpoints.restore(like)["ema"]))
     checkpoints.close()
 
 

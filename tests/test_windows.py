@@ -27,7 +27,7 @@ def network():
     mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
     net = experiment.network(config, METADATA, mesh)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield net, windows.make_reader(net, net.init(jax.random.key(0)), "float32")
+        yield net, windows.make_reader(net, net.params(jax.random.key(0)), "float32")
 
 
 def example(rng, **lengths):

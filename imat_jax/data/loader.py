@@ -28,7 +28,7 @@ class Split:
       buckets: padded shapes, one length for each of `modalities`.
       seed: of the order; None for evaluation, which goes through the split once.
       steps: number of batches; default one epoch.
-      process_index, process_count: this process holds this share of each batch's rows.
+      rows: which rows of each batch to read, in order; default all.
       place: which frames of a record are used, and how many places are unmasked; `head`, or
         `published.place`.
     """
@@ -43,14 +43,9 @@ class Split:
         buckets: Sequence[Shape],
         seed: int | None = None,
         steps: int | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: np.ndarray | None = None,
         place: Place | None = None,
     ):
-        if batch_size % process_count:
-            raise ValueError(
-                f"a batch of {batch_size} does not divide among {process_count} processes"
-            )
         self.source = dataset.source(split)
         self.dims = {m: dataset.dims[m] for m in modalities}
         self.batch_size, self.buckets, self.seed = batch_size, list(buckets), seed
@@ -58,8 +53,7 @@ class Split:
         self.lengths = cropped_lengths(dataset, split, modalities, buckets[-1])
         self.steps_per_epoch = -(-len(self.lengths) // batch_size)
         self.steps = self.steps_per_epoch if steps is None else steps
-        share = batch_size // process_count
-        self.rows = slice(process_index * share, (process_index + 1) * share)
+        self.rows = np.arange(batch_size) if rows is None else rows
         self._plans: dict[int, list[tuple[Shape, np.ndarray]]] = {}
 
     def plan(self, epoch: int) -> list[tuple[Shape, np.ndarray]]:
@@ -84,10 +78,12 @@ class Split:
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         shape, indices = self.plan(epoch)[position]
-        mine = indices[self.rows]
+        mine = indices[self.rows[self.rows < len(indices)]]  # a last batch may be short
         records = self.source.__getitems__([int(i) for i in mine]) if len(mine) else []
-        rows = self.rows.stop - self.rows.start
-        return collate(records, self.dims, shape, rows, lambda *a: self.place(*a, epoch))
+        # A process that gets no row of a short batch still makes arrays of the same types.
+        like = records[0] if records else self.source[int(indices[0])]
+        place = lambda *a: self.place(*a, epoch)  # noqa: E731
+        return collate(records, like, self.dims, shape, len(self.rows), place)
 
 
 def head(record: Mapping[str, Any], m: str, length: int, epoch: int) -> tuple[np.ndarray, int]:
@@ -117,6 +113,7 @@ def buckets_for(
 
 def collate(
     records: Sequence[Mapping[str, Any]],
+    like: Mapping[str, Any],
     dims: Mapping[str, int],
     shape: Shape,
     rows: int,
@@ -124,23 +121,26 @@ def collate(
 ) -> Batch:
     """Records into one padded batch of `rows` rows; rows without a record have weight 0.
 
+    Args:
+      like: any record; it says the types of what is stored.
+
     Returns:
       {m: [rows, T, D] in storage dtype, m_mask: [rows, T] bool, label: [rows] or [rows, K],
       weight: [rows] float32, id: list of str}.
     """
     batch: Batch = {"id": [r["id"].decode() for r in records]}
     for (m, dim), length in zip(dims.items(), shape, strict=True):
-        dtype = records[0][m].dtype if records else np.float32
-        batch[m] = np.zeros((rows, length, dim), dtype)
+        batch[m] = np.zeros((rows, length, dim), like[m].dtype)
         batch[f"{m}_mask"] = np.zeros((rows, length), bool)
         for i, record in enumerate(records):
             frames, unmasked = place(record, m, length)
             batch[m][i, : len(frames)] = frames
             batch[f"{m}_mask"][i, :unmasked] = True
-    label = np.stack([np.asarray(r["label"]) for r in records]) if records else np.zeros(0)
-    label = label.astype(np.int32 if np.issubdtype(label.dtype, np.integer) else np.float32)
-    batch["label"] = np.zeros((rows, *label.shape[1:]), label.dtype)
-    batch["label"][: len(records)] = label
+    label = np.asarray(like["label"])
+    kind = np.int32 if np.issubdtype(label.dtype, np.integer) else np.float32
+    batch["label"] = np.zeros((rows, *label.shape), kind)
+    for i, record in enumerate(records):
+        batch["label"][i] = record["label"]
     batch["weight"] = (np.arange(rows) < len(records)).astype(np.float32)
     return batch
 

@@ -1,0 +1,110 @@
+"""The train state and one update of it: pure functions of a network, an optimiser and a batch.
+
+The state is a plain dict, {params, opt_state, step, rng} and, with a moving average, ema. Its
+arrays lie as `sharding.RULES` say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from imat_jax import sharding
+from imat_jax.data.statistics import standardize
+from imat_jax.experiment import Network
+from imat_jax.mixup import mixup
+
+State = dict[str, Any]
+
+
+def initial(net: Network, tx: optax.GradientTransformation, seed: int) -> Callable[[], State]:
+    """A function that makes the state before the first update; to be jitted or `eval_shape`d."""
+
+    def make() -> State:
+        key = jax.random.key(seed)
+        params = net.params(jax.random.fold_in(key, 0))
+        state = {
+            "params": params,
+            "opt_state": tx.init(params),
+            "step": jnp.zeros((), jnp.int32),
+            "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
+        }
+        if net.config.optim.ema:
+            state["ema"] = params
+        return state
+
+    return make
+
+
+def make_update(net: Network, tx: optax.GradientTransformation) -> Callable:
+    """`update(state, batch) -> (state, {"loss", "grad_norm"})`, to be jitted.
+
+    The loss is the weighted mean over the batch. `config.accumulate` microbatches go through the
+    model one after the other; their losses and gradients are summed, each divided by the weight of
+    the whole batch, so that the update is that of the whole batch whatever its padding. The
+    randomness of step s is `fold_in(rng, s)`.
+    """
+    config = net.config
+    alpha, count = config.data.mixup, config.accumulate
+
+    def loss_fn(params, batch, total, key):
+        model = nnx.merge(net.graphdef, params)
+        outputs, _ = model(batch, deterministic=False, rngs=nnx.Rngs(dropout=key))
+        loss = net.task.loss(outputs, batch["label"])  # [B]
+        if alpha:
+            other = net.task.loss(outputs, batch["other_label"])
+            loss = batch["share"] * loss + (1 - batch["share"]) * other
+        return (loss * batch["weight"]).sum() / total
+
+    def loss_and_gradients(params, batch, key):
+        total = jnp.maximum(batch["weight"].sum(), 1)
+        gradients = jax.value_and_grad(loss_fn)
+        if count == 1:
+            return gradients(params, batch, total, key)
+
+        def add(sums, part):
+            i, rows = part
+            new = gradients(params, rows, total, jax.random.fold_in(key, 2 + i))
+            return jax.tree.map(jnp.add, sums, new), None
+
+        zeros = jax.tree.map(jnp.zeros_like, (total, params))
+        parts = jnp.arange(count), microbatches(batch, count, net.mesh)
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    def update(state, batch):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
+        if net.statistics:
+            batch = standardize(batch, net.statistics)
+        if alpha:
+            batch, share, partner = mixup(batch, jax.random.fold_in(key, 1), alpha)
+            batch = batch | {"share": share, "other_label": batch["label"][partner]}
+        loss, grads = loss_and_gradients(state["params"], batch, key)
+        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        if "ema" in state:
+            # A short memory at first, or the initial weights would stay in the average.
+            seen = state["step"].astype(jnp.float32)
+            decay = jnp.minimum(config.optim.ema, (1 + seen) / (10 + seen))
+            state = state | {"ema": optax.incremental_update(params, state["ema"], 1 - decay)}
+        state = state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
+        return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+    return update
+
+
+def microbatches(batch: dict[str, jax.Array], count: int, mesh) -> dict[str, jax.Array]:
+    """[B, …] -> [count, B / count, …]; every device keeps its own rows, so that nothing moves."""
+    where = NamedSharding(mesh, P(None, *sharding.BATCH))
+
+    def split(x):
+        x = x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(x, where)
+
+    return {name: split(x) for name, x in batch.items()}
