@@ -83,27 +83,20 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     # Steps, and the state: fresh, or that of the last checkpoint, whatever mesh wrote it
     ################################################################################
     tx = optim.make(config.optim, total)
-    make_state = updates.initial(experiment, tx, config.seed)
-    like = experiment.placed(make_state)
-    where = jax.tree.map(lambda x: x.sharding, like)
-    update = jax.jit(
-        updates.make_update(experiment, tx), donate_argnums=0,
-        out_shardings=(where, sharding.replicated(experiment.mesh)),
-    )  # fmt: skip
+    update = updates.make_update(experiment, tx)
     infer = inference.make_step(experiment)
-
     checkpoints = Checkpoints(workdir)
     first = checkpoints.last_step or 0
     if checkpoints.last_step is None:
-        state = jax.jit(make_state, out_shardings=where)()
+        state = updates.initial(experiment, tx)
     else:
-        state = checkpoints.restore(like)
+        state = checkpoints.restore(updates.like(experiment, tx))
     best = (
         checkpoints.best_scores()[f"valid/{experiment.selection}"]
         if (checkpoints.best_step is not None)
         else math.nan
     )
-    size = sum(p.size for p in jax.tree.leaves(like["params"]))
+    size = sum(p.size for p in jax.tree.leaves(state["params"]))
     print(
         f"{dataset.metadata['protocol']}, {'+'.join(experiment.dims)}: "
         f"{len(train_split.lengths)} training utterances, {total} updates of {config.batch_size}\n"

@@ -24,27 +24,33 @@ from imat_jax.mixup import mixup
 State = dict[str, Any]
 
 
-def initial(net: Network, tx: optax.GradientTransformation, seed: int) -> Callable[[], State]:
-    """A function that makes the state before the first update; to be jitted or `eval_shape`d."""
+def initial(net: Network, tx: optax.GradientTransformation) -> State:
+    """The state before the first update, made where it will live."""
+    where = jax.tree.map(lambda x: x.sharding, like(net, tx))
+    return jax.jit(lambda: _initial(net, tx), out_shardings=where)()
 
-    def make() -> State:
-        key = jax.random.key(seed)
-        params = net.params(jax.random.fold_in(key, 0))
-        state = {
-            "params": params,
-            "opt_state": tx.init(params),
-            "step": jnp.zeros((), jnp.int32),
-            "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
-        }
-        if net.config.optim.ema:
-            state["ema"] = params
-        return state
 
-    return make
+def like(net: Network, tx: optax.GradientTransformation) -> State:
+    """Shapes, dtypes and placement of the state's arrays."""
+    return net.placed(lambda: _initial(net, tx))
+
+
+def _initial(net: Network, tx: optax.GradientTransformation) -> State:
+    key = jax.random.key(net.config.seed)
+    params = net.params(jax.random.fold_in(key, 0))
+    state = {
+        "params": params,
+        "opt_state": tx.init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
+    }
+    if net.config.optim.ema:
+        state["ema"] = params
+    return state
 
 
 def make_update(net: Network, tx: optax.GradientTransformation) -> Callable:
-    """`update(state, batch) -> (state, {"loss", "grad_norm"})`, to be jitted.
+    """`update(state, batch) -> (state, {"loss", "grad_norm"})`, jitted, the old state donated.
 
     The loss is the weighted mean over the batch. `config.accumulate` microbatches go through the
     model one after the other; their losses and gradients are summed, each divided by the weight of
@@ -96,7 +102,8 @@ def make_update(net: Network, tx: optax.GradientTransformation) -> Callable:
         state = state | {"params": params, "opt_state": opt_state, "step": state["step"] + 1}
         return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
-    return update
+    where = jax.tree.map(lambda x: x.sharding, like(net, tx))
+    return jax.jit(update, donate_argnums=0, out_shardings=(where, sharding.replicated(net.mesh)))
 
 
 def microbatches(batch: dict[str, jax.Array], count: int, mesh) -> dict[str, jax.Array]:

@@ -2,14 +2,11 @@
 
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
-import time
 
 import clips
 import numpy as np
+import programs
 import pytest
 import talking
 from talking import write
@@ -22,12 +19,9 @@ from imat_jax.encoders import clips as listing
 from imat_jax.encoders.clips import Clip
 from imat_jax.encoders.extractor import Extractor, Recipe
 
-ROOT = pathlib.Path(__file__).parents[1]
-EXTRACT = [sys.executable, "-m", "imat_jax.extract"]
-
 
 def extract(*flags, check=True):
-    done = subprocess.run([*EXTRACT, *map(str, flags)], cwd=ROOT, capture_output=True, text=True)
+    done = programs.run("extract", *flags)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -91,33 +85,27 @@ def test_equal_media_give_equal_files_with_any_number_of_processes(media, datase
     assert not (tmp_path / "made.extracting").exists()
 
 
+def one_clip_a_chunk():
+    chunks.CLIPS = 1
+
+
+def killed_at_the_second_clip():
+    one_clip_a_chunk()
+    extract_one, done = chunks.extract, []
+    chunks.extract = lambda *a: (
+        os.kill(os.getpid(), signal.SIGKILL) if done else done.append(extract_one(*a))
+    )
+
+
 def test_a_killed_extraction_goes_on_and_gives_the_same(media, dataset, tmp_path):
     output = tmp_path / "made"
     flags = [f"--input={media / 'table.csv'}", "--dtype=float32", f"--output={output}"]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    # One clip a chunk, and the second chunk takes for ever.
-    slow = (
-        "import sys, time; from imat_jax import cli, extract; from imat_jax.encoders import chunks;"
-        "chunks.CLIPS = 1; real = chunks.extract; done = [];"
-        "chunks.extract = lambda *a: (time.sleep(999) if done else done.append(real(*a)));"
-        "sys.argv[0] = 'extract'; cli.run(extract.main, extract.define_flags)"
-    )
-    running = subprocess.Popen([sys.executable, "-c", slow, *flags], cwd=ROOT, env=environment)
-    folder = tmp_path / "made.extracting"
-    deadline = time.time() + 120
-    while not list(folder.glob("*.npz")) and time.time() < deadline:
-        time.sleep(0.1)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    [kept] = folder.glob("*.npz")
-    before = kept.stat().st_mtime_ns
-    again = slow.replace("time.sleep(999) if done else ", "")
-    done = subprocess.run(
-        [sys.executable, "-c", again, *flags], cwd=ROOT, env=environment, capture_output=True,
-        text=True,
-    )  # fmt: skip
+    killed = programs.run("extract", *flags, setup=killed_at_the_second_clip)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "made.extracting").glob("*.npz"))) == 1
+    done = programs.run("extract", *flags, setup=one_clip_a_chunk)
     assert done.returncode == 0, done.stderr
-    assert "1 of 4 clips were extracted before" in done.stderr and before
+    assert "1 of 4 clips were extracted before" in done.stderr
     assert Dataset.open(output).fingerprint == dataset.fingerprint
 
 

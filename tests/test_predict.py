@@ -1,15 +1,13 @@
 """A trained run looks at media files."""
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import clips
 import jax
 import numpy as np
+import programs
 import pytest
 import talking
 
@@ -18,13 +16,9 @@ from imat_jax.cli import UsageError
 from imat_jax.data.corpus import DataError
 from imat_jax.encoders.clips import Clip
 
-ROOT = pathlib.Path(__file__).parents[1]
-
 
 def program(verb, *flags, check=True):
-    command = [sys.executable, "-m", f"imat_jax.{verb}", *map(str, flags)]
-    one_device = os.environ | {"XLA_FLAGS": ""}
-    done = subprocess.run(command, cwd=ROOT, env=one_device, capture_output=True, text=True)
+    done = programs.run(verb, *flags)
     assert not check or done.returncode == 0, done.stderr
     return done
 

@@ -1,15 +1,14 @@
 """The programs as a user runs them: train, resume, evaluate, and how they fail."""
 
+import functools
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+from programs import run
 
 from configs import common
 from imat_jax import cli, evaluate, experiment, optim, report, rundir, sharding, train, update
@@ -18,7 +17,6 @@ from imat_jax.data import builder, loader
 from imat_jax.data.corpus import DataError
 from imat_jax.data.dataset import Dataset
 
-ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
     "model.width": 8, "model.heads": 2, "model.ffn": 8, "model.head_width": 8,
     "data.buckets": 2, "modalities": "text+audio", "batch_size": 16,
@@ -33,27 +31,18 @@ def small_config(dataset, **changes):
     return config
 
 
-def command(program, workdir, dataset, **changes):
-    """The command line of a small run in a process of its own, on one device."""
+def flags_of(workdir, dataset, **changes):
+    """The command line of a small run."""
     flags = [f"--config.{k}={v}" for k, v in (SMALL | changes).items()]
-    base = [sys.executable, "-m", f"imat_jax.{program}", "--config=configs/tiny.py"]
-    return [*base, f"--workdir={workdir}", f"--config.dataset={dataset.path}", *flags]
-
-
-def environment():
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-
-
-def run(*args, **kw):
-    kw = dict(cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300) | kw
-    return subprocess.run(list(map(str, args)), **kw)
+    where = [f"--workdir={workdir}", f"--config.dataset={dataset.path}"]
+    return ["--config=configs/tiny.py", *where, *flags]
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_dataset, tmp_path_factory):
     """A run that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    done = run(*command("train", workdir, tiny_dataset))
+    done = run("train", *flags_of(workdir, tiny_dataset))
     assert done.returncode == 0, done.stderr
     return workdir, done
 
@@ -106,87 +95,71 @@ def test_a_run_leaves_what_it_promises(finished, tiny_dataset):
 def test_a_finished_run_started_again_trains_no_further(finished, tiny_dataset):
     workdir, _ = finished
     before = (workdir / "metrics.jsonl").read_bytes()
-    again = run(*command("train", workdir, tiny_dataset))
+    again = run("train", *flags_of(workdir, tiny_dataset))
     assert again.returncode == 0 and "going on from update 14" in again.stdout
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-# `imat_jax.train` in a process that sends itself a signal once an update is logged: at the same
-# place however fast the machine is.
-SIGNALLED = """
-import os, runpy, sys
-from imat_jax import rundir
-number, at_step = int(sys.argv[1]), int(sys.argv[2])
-del sys.argv[1:3]
-write = rundir.MetricWriter.write
+def signalled(number, at_step):
+    """This process sends itself `number` once update `at_step` is logged: however fast it is."""
+    write = rundir.MetricWriter.write
+    numbers = [number]
 
-def write_and_signal(self, step, *args, **kw):
-    global at_step
-    write(self, step, *args, **kw)
-    if step >= at_step:
-        at_step = float("inf")
-        os.kill(os.getpid(), number)
+    def write_and_signal(self, step, *args, **kw):
+        write(self, step, *args, **kw)
+        if step >= at_step and numbers:
+            os.kill(os.getpid(), numbers.pop())
 
-rundir.MetricWriter.write = write_and_signal
-runpy.run_module("imat_jax.train", run_name="__main__")
-"""
+    rundir.MetricWriter.write = write_and_signal
 
 
-def run_and_signal(arguments, number, at_step):
-    """Run, raise `number` in it once update `at_step` is logged, return its exit status."""
-    python, module, program, *flags = arguments
-    assert (module, program) == ("-m", "imat_jax.train")
-    return run(python, "-c", SIGNALLED, int(number), at_step, *flags).returncode
+def run_and_signal(flags, number, at_step):
+    return run("train", *flags, setup=functools.partial(signalled, number, at_step)).returncode
 
 
 @pytest.mark.parametrize("at_step", [1, 7])
 def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path, at_step):
-    arguments = command("train", tmp_path / "cut", tiny_dataset)
-    assert run_and_signal(arguments, signal.SIGTERM, at_step) == 143
+    flags = flags_of(tmp_path / "cut", tiny_dataset)
+    assert run_and_signal(flags, signal.SIGTERM, at_step) == 143
     assert at_step <= Checkpoints(tmp_path / "cut").last_step < 14
     assert not (tmp_path / "cut" / "results.json").exists()
-    assert run(*arguments).returncode == 0
+    assert run("train", *flags).returncode == 0
     assert_same_run(finished[0], tmp_path / "cut")
 
 
 def test_sigkill_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path):
-    arguments = command("train", tmp_path / "cut", tiny_dataset)
-    assert run_and_signal(arguments, signal.SIGKILL, 8) == -signal.SIGKILL
-    assert run(*arguments).returncode == 0
+    flags = flags_of(tmp_path / "cut", tiny_dataset)
+    assert run_and_signal(flags, signal.SIGKILL, 8) == -signal.SIGKILL
+    assert run("train", *flags).returncode == 0
     assert_same_run(finished[0], tmp_path / "cut")
 
 
 def test_evaluate_scores_the_selected_checkpoint_again(finished, tmp_path):
     workdir, _ = finished
     before = (workdir / "results.json").read_bytes()
-    done = run(sys.executable, "-m", "imat_jax.evaluate", f"--workdir={workdir}", "--split=test")
+    done = run("evaluate", f"--workdir={workdir}", "--split=test")
     assert done.returncode == 0 and "acc" in done.stdout
     assert (workdir / "results.json").read_bytes() == before
 
 
-def test_eight_devices_train_like_one(library_promotion, tiny_dataset, tmp_path):
-    config = small_config(tiny_dataset, **{"model.dropout": 0.0, "model.attention_dropout": 0.0})
+def test_eight_devices_train_like_one(finished, library_promotion, tiny_dataset, tmp_path):
     assert jax.device_count() == 8
-    train.train(config, tmp_path / "eight")
-    flags = {"model.dropout": 0.0, "model.attention_dropout": 0.0}
-    assert run(*command("train", tmp_path / "one", tiny_dataset, **flags)).returncode == 0
+    train.train(small_config(tiny_dataset), tmp_path / "eight")  # dropout and all
     curves = [
-        [line["loss"] for line in rundir.read_metrics(tmp_path / name) if "loss" in line]
-        for name in ("one", "eight")
+        [line["loss"] for line in rundir.read_metrics(workdir) if "loss" in line]
+        for workdir in (finished[0], tmp_path / "eight")
     ]
     np.testing.assert_allclose(*curves, rtol=1e-4)
 
 
 def test_the_moving_average_is_of_the_parameters(library_promotion, tiny_dataset, tmp_path):
-    changes = {"optim.ema": 0.9, "steps": 3, "eval_steps": 3, "data.buckets": 1}
+    changes = {"optim.ema": 0.9, "steps": 3, "eval_steps": 3, "modalities": "text"}
     config = small_config(tiny_dataset, **changes)
     run = experiment.make(config)
     tx = optim.make(config.optim, config.steps)
-    make_state = update.initial(run, tx, config.seed)
-    like = run.placed(make_state)
-    state = jax.jit(make_state, out_shardings=jax.tree.map(lambda x: x.sharding, like))()
+    state = update.initial(run, tx)
     expected = jax.device_get(state["params"])
-    step_fn = jax.jit(update.make_update(run, tx))
+    step_fn = update.make_update(run, tx)
     batches = loader.read(run.split("train", seed=config.seed))
     for step, batch in zip(range(config.steps), batches, strict=False):
         state, _ = step_fn(state, sharding.put(batch, run.mesh))
@@ -197,7 +170,7 @@ def test_the_moving_average_is_of_the_parameters(library_promotion, tiny_dataset
     jax.tree.map(close, expected, jax.device_get(state["ema"]))
     train.train(config, tmp_path)
     checkpoints = Checkpoints(tmp_path)
-    jax.tree.map(close, expected, jax.device_get(checkpoints.restore(like)["ema"]))
+    jax.tree.map(close, expected, jax.device_get(checkpoints.restore(state)["ema"]))
     checkpoints.close()
 
 
@@ -217,7 +190,8 @@ def test_a_nonfinite_number_stops_the_run_and_keeps_the_last_good_checkpoint(
     builder.build(corpus, tmp_path / "d", dtype="float32", progress=False)
     dataset = Dataset.open(tmp_path / "d")
     config = small_config(dataset, **{"optim.lr": 1e30, "optim.schedule": "constant",
-                                      "optim.warmup": 0.0, "eval_steps": eval_steps})  # fmt: skip
+                                      "optim.warmup": 0.0, "eval_steps": eval_steps,
+                                      "modalities": "text"})  # fmt: skip
     with pytest.raises(DataError, match=message) as error:
         train.train(config, tmp_path / "run")
     last = Checkpoints(tmp_path / "run").last_step
@@ -241,8 +215,7 @@ def test_a_nonfinite_number_stops_the_run_and_keeps_the_last_good_checkpoint(
     ],
 )
 def test_mistakes_are_one_line_and_status_1(tiny_dataset, tmp_path, arguments, message):
-    arguments = [*command("train", tmp_path / "run", tiny_dataset), *arguments]
-    done = run(*arguments)
+    done = run("train", *flags_of(tmp_path / "run", tiny_dataset), *arguments)
     assert done.returncode == 1, done.stderr
     error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0]
@@ -250,8 +223,7 @@ def test_mistakes_are_one_line_and_status_1(tiny_dataset, tmp_path, arguments, m
 
 
 def test_an_unknown_config_argument_lists_the_known_ones(tmp_path):
-    done = run(sys.executable, "-m", "imat_jax.train", "--config=configs/tiny.py:modality=text",
-               f"--workdir={tmp_path / 'run'}")  # fmt: skip
+    done = run("train", "--config=configs/tiny.py:modality=text", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 1
     assert (
         "unknown config argument 'modality=text'; known, with defaults: modalities=" in done.stderr
@@ -287,8 +259,8 @@ def test_report_gives_mean_and_deviation_over_seeds(tmp_path, tiny_dataset):
 @pytest.mark.parametrize("mode", ["published", "corrected"])
 def test_the_published_variant_trains(tmp_path, tiny_dataset, mode):
     changes = {"model.name": "sseft", "data.mode": mode, "model.heads": 4, "steps": 1,
-               "batch_size": 8, "eval_steps": 1}  # fmt: skip
-    done = run(*command("train", tmp_path / "run", tiny_dataset, **changes))
+               "batch_size": 8, "eval_steps": 1, "data.buckets": 1}  # fmt: skip
+    done = run("train", *flags_of(tmp_path / "run", tiny_dataset, **changes))
     assert done.returncode == 0, done.stderr
     assert np.isfinite(json.loads((tmp_path / "run" / "results.json").read_text())["test"]["acc"])
     assert ("(512, 935)" in done.stdout) == (mode == "published")
