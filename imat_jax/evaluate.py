@@ -18,8 +18,8 @@ import numpy as np
 from absl import flags
 
 from imat_jax import config as configs
+from imat_jax import distributed, inference, metrics, plots, rundir, tasks
 from imat_jax import experiment as experiments
-from imat_jax import inference, metrics, plots, rundir, tasks
 from imat_jax.checkpoint import Checkpoints
 from imat_jax.cli import UsageError, run
 from imat_jax.experiment import Experiment
@@ -79,6 +79,8 @@ def evaluate(
         facts = experiment.dataset.metadata["facts"].get("bayes_accuracy_on_split", {})
         if name in facts:
             results.setdefault("ceiling", {})[name] = facts[name]["+".join(experiment.dims)]
+        if not distributed.is_first():
+            continue
         (workdir / "predictions").mkdir(exist_ok=True)
         np.savez(
             workdir / "predictions" / f"{name}.npz",
@@ -89,7 +91,8 @@ def evaluate(
         plots.predictions(
             experiment.task, index["label"], outputs, workdir / "plots" / f"{name}.png", name
         )
-    rundir.write_json(path, results)
+    if distributed.is_first():
+        rundir.write_json(path, results)
     return results
 
 

@@ -17,6 +17,7 @@ import ml_collections
 from tensorboardX import SummaryWriter
 
 from imat_jax import config as configs
+from imat_jax import distributed
 from imat_jax.cli import UsageError
 from imat_jax.data.dataset import Dataset
 
@@ -39,9 +40,11 @@ def start(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dat
     """Make the run directory, or check that the one that exists is of this very run.
 
     Raises:
-      UsageError: `workdir` holds a run with another config or another dataset.
+      UsageError: `workdir` holds a run with another config or another dataset; or processes of
+        this run differ in config or dataset, or do not see the same `workdir`.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    distributed.agree("config", json.dumps(config.to_dict(), sort_keys=True))
+    distributed.agree(f"dataset in {config.dataset}", dataset.fingerprint)
     if (workdir / "config.json").is_file():
         changed = configs.difference(configs.load(workdir).to_dict(), config.to_dict())
         before = json.loads((workdir / "environment.json").read_text())["dataset"]
@@ -52,10 +55,17 @@ def start(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dat
                 f"{workdir} holds a run that differs in {'; '.join(changed)}. "
                 "Take another --workdir, or delete this one"
             )
-    else:
+    elif distributed.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "dataset.json", dict(dataset.metadata))
         write_json(workdir / "environment.json", environment(dataset))
         write_json(workdir / "config.json", config.to_dict())  # last: it makes a run directory
+    distributed.agree("run directory", "made")
+    if not (workdir / "config.json").is_file():
+        raise UsageError(
+            f"{workdir} is not the directory that process 0 sees; "
+            "take a --workdir on a file system that all processes share"
+        )
 
 
 def environment(dataset: Dataset) -> dict[str, Any]:
@@ -88,10 +98,14 @@ class MetricWriter:
     Args:
       step: the step the run (re)starts at; lines that a killed run wrote after it are removed, and
         so they come out the same as if it had never been killed.
+
+    Only the first process's writes anything.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
         self._files = {}
+        if not distributed.is_first():
+            return
         for name in ("metrics", "timing"):
             path = workdir / f"{name}.jsonl"
             _truncate(path, step)
@@ -99,6 +113,8 @@ class MetricWriter:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
 
     def write(self, step: int, values: Mapping[str, float], file: str = "metrics") -> None:
+        if not self._files:
+            return
         values = {k: float(v) for k, v in values.items()}
         self._files[file].write(json.dumps({"step": step} | values) + "\n")
         self._files[file].flush()
@@ -108,7 +124,8 @@ class MetricWriter:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
-        self._board.close()
+        if self._files:
+            self._board.close()
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:

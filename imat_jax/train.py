@@ -1,8 +1,9 @@
 """Train a model: python -m imat_jax.train --config=configs/tiny.py --workdir=runs/tiny
 
 Started again with the same command, it goes on where it stopped. SIGTERM saves and exits with
-status 143. The checkpoint with the best validation score is selected; when training is over it is
-scored on validation and test, and RUN/results.json, RUN/plots and RUN/predictions hold the outcome.
+status 143. Started once on each of several hosts, it is one run (docs/scale.md). The checkpoint
+with the best validation score is selected; when training is over it is scored on validation and
+test, and RUN/results.json, RUN/plots and RUN/predictions hold the outcome.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import collections
 import math
 import pathlib
-import signal
 import sys
 import time
 from typing import Any
@@ -22,7 +22,7 @@ import tqdm
 from absl import flags
 
 from imat_jax import config as configs
-from imat_jax import evaluate, inference, optim, plots, rundir, sharding
+from imat_jax import distributed, evaluate, inference, optim, plots, rundir, sharding
 from imat_jax import experiment as experiments
 from imat_jax import update as updates
 from imat_jax.checkpoint import Checkpoints
@@ -38,6 +38,7 @@ LAG = 2  # updates whose loss the host has not looked at yet, so that the device
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.", required=True)
+    distributed.define_flags()
     configs.define_flag()
 
 
@@ -62,6 +63,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     ################################################################################
     # Experiment: config -> mesh, dataset, task, model
     ################################################################################
+    say = print if distributed.is_first() else lambda *_, **__: None
     experiment = experiments.make(config)
     dataset = experiment.dataset
     for name in ("train", "valid"):
@@ -97,7 +99,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
         else math.nan
     )
     size = sum(p.size for p in jax.tree.leaves(state["params"]))
-    print(
+    say(
         f"{dataset.metadata['protocol']}, {'+'.join(experiment.dims)}: "
         f"{len(train_split.lengths)} training utterances, {total} updates of {config.batch_size}\n"
         f"{config.model.name}, {size:,} parameters, {config.dtype}, on {jax.device_count()} x "
@@ -118,8 +120,11 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
         train_split, start=first, threads=config.data.threads, ahead=config.data.ahead,
         workers=config.data.workers,
     )  # fmt: skip
-    stop = _Flag(signal.SIGTERM)
-    bar = tqdm.tqdm(total=total, initial=first, unit="step", desc="train", dynamic_ncols=True)
+    stop = distributed.Stop()
+    bar = tqdm.tqdm(
+        total=total, initial=first, unit="step", desc="train", dynamic_ncols=True,
+        disable=not distributed.is_first(),
+    )  # fmt: skip
     pending: collections.deque = collections.deque()
     clock = _Clock()
 
@@ -143,7 +148,8 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     try:
         for step in range(first, total + 1):
             due = step % eval_steps == 0 or step == total
-            if due and not stop.raised:
+            stopping = stop.reached(step)
+            if due and not stopping:
                 settle(0)
                 clock.pause()
                 averaged = state.get("ema", state["params"])
@@ -160,13 +166,16 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
                     if step != checkpoints.best_step:  # else a killed run wrote it already
                         checkpoints.save_best(step, averaged, scores)
                 clock.resume()
-            if due or stop.raised:
+            if due or stopping:
                 settle(0)
                 checkpoints.save(step, state)
-            if stop.raised:
+            if stopping:
                 checkpoints.wait()
                 bar.close()
-                print(f"SIGTERM: saved update {step}; the same command goes on", file=sys.stderr)
+                if distributed.is_first():
+                    print(
+                        f"SIGTERM: saved update {step}; the same command goes on", file=sys.stderr
+                    )
                 sys.exit(PREEMPTED)
             if step == total:
                 break
@@ -185,13 +194,14 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     ################################################################################
     # The selected checkpoint on validation and, once, on test
     ################################################################################
-    plots.training(
-        rundir.read_metrics(workdir), experiment.selection, workdir / "plots/training.png"
-    )
+    if distributed.is_first():
+        plots.training(
+            rundir.read_metrics(workdir), experiment.selection, workdir / "plots/training.png"
+        )
     splits = [s for s in ("valid", "test") if s in dataset.splits]
     results = evaluate.evaluate(experiment, workdir, splits, infer)
     selected = results["selected"]
-    print(
+    say(
         f"\nselected: update {selected['step']}, validation {selected['metric']} "
         f"{selected['valid']:.4f}\n{evaluate.table(experiment, results, splits)}\n"
         f"{workdir}/results.json, {workdir}/plots"
@@ -203,20 +213,6 @@ def _better(value: float, best: float, metric: str) -> bool:
     if math.isnan(best):
         return True
     return value > best if higher_is_better(metric) else value < best
-
-
-class _Flag:
-    """Remembers that `number` was raised, instead of dying of it."""
-
-    def __init__(self, number: int):
-        self.number, self.raised = number, False
-        self.previous = signal.signal(number, self._raise)
-
-    def _raise(self, *_) -> None:
-        self.raised = True
-
-    def restore(self) -> None:
-        signal.signal(self.number, self.previous)
 
 
 class _Clock:
@@ -248,7 +244,8 @@ class _Clock:
 
 
 def main(argv: list[str]) -> None:
-    train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
+    with distributed.processes():
+        train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
 
 
 if __name__ == "__main__":
