@@ -92,8 +92,9 @@ def spec(name: str, shape: tuple[int, ...], mesh: Mapping[str, int], smallest: i
                 f"mesh.{axis}={mesh[axis]} does not divide the {shape[i]} of axis {i} of {name} "
                 f"{shape}; choose model.heads and model.ffn that it divides, or a smaller axis"
             )
-    if mesh["fsdp"] > 1 and np.prod(shape) >= smallest:
-        free = [i for i, n in enumerate(shape) if axes[i] is None and n % mesh["fsdp"] == 0]
+    free = [i for i, axis in enumerate(axes) if axis is None]
+    if mesh["fsdp"] > 1 and free and np.prod(shape) >= smallest:
+        free = [i for i in free if shape[i] % mesh["fsdp"] == 0]
         if not free:
             raise UsageError(
                 f"mesh.fsdp={mesh['fsdp']} divides no free axis of {name} {shape}; choose sizes "
