@@ -12,7 +12,6 @@ import collections
 import math
 import pathlib
 import sys
-import time
 from typing import Any
 
 import jax
@@ -21,8 +20,19 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from imat_jax import (
+    chips,
+    distributed,
+    dryrun,
+    evaluate,
+    inference,
+    optim,
+    performance,
+    plots,
+    rundir,
+    sharding,
+)
 from imat_jax import config as configs
-from imat_jax import distributed, evaluate, inference, optim, plots, rundir, sharding
 from imat_jax import experiment as experiments
 from imat_jax import update as updates
 from imat_jax.checkpoint import Checkpoints
@@ -33,11 +43,20 @@ from imat_jax.experiment import Experiment
 from imat_jax.tasks import higher_is_better
 
 PREEMPTED = 143  # 128 + SIGTERM: what a requeueing scheduler takes as "run me again"
+WARMUP = 10  # updates before those that --profile traces
 LAG = 2  # updates whose loss the host has not looked at yet, so that the device never waits for it
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.", required=True)
+    flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.")
+    flags.DEFINE_integer(
+        "profile",
+        0,
+        "Trace so many updates to RUN/profile, for TensorBoard or Perfetto.",
+    )
+    flags.DEFINE_bool("dry_run", False, "Print what the run would cost on --devices; runs nothing.")
+    flags.DEFINE_integer("devices", 8, "With --dry_run: devices to simulate.")
+    flags.DEFINE_string("chip", "v5e", f"With --dry_run: one of {', '.join(chips.CHIPS)}.")
     distributed.define_flags()
     configs.define_flag()
 
@@ -58,8 +77,12 @@ def validate(experiment: Experiment, step, params: Any, split: loader.Split) -> 
     return {f"valid/{k}": v for k, v in scores.items()}
 
 
-def train(config, workdir: pathlib.Path) -> dict[str, Any]:
-    """Train to the end, or go on from the last checkpoint in `workdir`; returns the results."""
+def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
+    """Train to the end, or go on from the last checkpoint in `workdir`; returns the results.
+
+    Args:
+      profile: number of updates to trace, after a few that warm up.
+    """
     ################################################################################
     # Experiment: config -> mesh, dataset, task, model
     ################################################################################
@@ -126,7 +149,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
         disable=not distributed.is_first(),
     )  # fmt: skip
     pending: collections.deque = collections.deque()
-    clock = _Clock()
+    meter = performance.Meter(experiment, train_split)
 
     def settle(keep: int) -> None:
         """Look at the results of all but the newest `keep` updates."""
@@ -141,7 +164,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
                 )
             if step % config.log_steps == 0:
                 writer.write(step, values)
-                rate = clock.lap()
+                rate = meter.lap()
                 writer.write(step, rate, file="timing")
                 bar.set_postfix(loss=f"{values['loss']:.3f}", utt_per_s=f"{rate['utt_per_s']:.0f}")
 
@@ -151,7 +174,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
             stopping = stop.reached(step)
             if due and not stopping:
                 settle(0)
-                clock.pause()
+                meter.pause()
                 averaged = state.get("ema", state["params"])
                 try:
                     scores = validate(experiment, infer, averaged, valid_split)
@@ -165,7 +188,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
                     best = scores[f"valid/{experiment.selection}"]
                     if step != checkpoints.best_step:  # else a killed run wrote it already
                         checkpoints.save_best(step, averaged, scores)
-                clock.resume()
+                meter.resume()
             if due or stopping:
                 settle(0)
                 checkpoints.save(step, state)
@@ -179,9 +202,15 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
                 sys.exit(PREEMPTED)
             if step == total:
                 break
-            batch = clock.waiting(next, batches)
+            if profile and step - first in (WARMUP, WARMUP + profile):
+                settle(0)
+                if step - first == WARMUP:
+                    jax.profiler.start_trace(workdir / "profile")
+                else:
+                    jax.profiler.stop_trace()
+            batch = meter.waiting(next, batches)
             state, values = update(state, sharding.put(batch, experiment.mesh))
-            clock.utterances += int(np.sum(batch["weight"]))
+            meter.count(step)
             pending.append((step + 1, batch["id"], values))
             settle(LAG)
             bar.update()
@@ -215,37 +244,15 @@ def _better(value: float, best: float, metric: str) -> bool:
     return value > best if higher_is_better(metric) else value < best
 
 
-class _Clock:
-    """Utterances a second and the share of time spent waiting for input, without validation."""
-
-    def __init__(self):
-        self.utterances = 0
-        self._waited = 0.0
-        self._paused = 0.0
-        self._start = time.perf_counter()
-
-    def waiting(self, function, *args):
-        before = time.perf_counter()
-        result = function(*args)
-        self._waited += time.perf_counter() - before
-        return result
-
-    def pause(self) -> None:
-        self._pause_start = time.perf_counter()
-
-    def resume(self) -> None:
-        self._paused += time.perf_counter() - self._pause_start
-
-    def lap(self) -> dict[str, float]:
-        seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
-        values = {"utt_per_s": self.utterances / seconds, "input_wait": self._waited / seconds}
-        self.__init__()
-        return values
-
-
 def main(argv: list[str]) -> None:
+    f = flags.FLAGS
+    if f.dry_run:
+        dryrun.simulate(f.devices)
+        return dryrun.run(f.config, f.chip)
+    if not f.workdir:
+        raise UsageError("--workdir=DIR says where the run is kept")
     with distributed.processes():
-        train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
+        train(f.config, pathlib.Path(f.workdir), f.profile)
 
 
 if __name__ == "__main__":

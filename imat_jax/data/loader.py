@@ -75,9 +75,14 @@ class Split:
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def batch(self, step: int) -> tuple[Shape, np.ndarray]:
+        """(shape, indices into the dataset) of the batch of `step`."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        shape, indices = self.plan(epoch)[position]
+        return self.plan(epoch)[position]
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch = step // self.steps_per_epoch
+        shape, indices = self.batch(step)
         mine = indices[self.rows[self.rows < len(indices)]]  # a last batch may be short
         records = self.source.__getitems__([int(i) for i in mine]) if len(mine) else []
         # A process that gets no row of a short batch still makes arrays of the same types.
