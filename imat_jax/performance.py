@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,20 @@ def _listen(event: str, seconds: float, **_: Any) -> None:
         _compiling.append(seconds)
 
 
+def summary(laps: Sequence[Mapping[str, float]]) -> str:
+    """One line: medians over the laps, so that the first, which compiles, weighs no more."""
+    if not laps:
+        return "no speed: there was no log line in this run"
+    median = {k: float(np.median([lap[k] for lap in laps if k in lap])) for k in laps[-1]}
+    mfu = f", {median['mfu']:.1%} of the devices' peak (MFU)" if "mfu" in median else ""
+    return (
+        f"{median['utt_per_s']:,.0f} utterances/s, {median['utt_per_s_per_device']:,.0f} a device; "
+        f"{median['real_frames']:.0%} of the frames real, {median['tflops']:.3g} TFLOP/s on those"
+        f"{mfu}; {median['input_wait']:.0%} waiting for input; "
+        f"{laps[-1]['compile_s']:.0f} s compiling"
+    )
+
+
 class Meter:
     """Rates of a training run.
 
@@ -35,6 +49,7 @@ class Meter:
         self._split = split
         self._flops = 3 * flops.forward(model, split.lengths)  # [N], forward and backward
         self._devices = net.mesh.size
+        self.laps: list[dict[str, float]] = []
         chip = chips.of(net.mesh.devices.flat[0].device_kind)
         self._peak = chip.flops * self._devices if chip else None
         self._reset()
@@ -85,4 +100,5 @@ class Meter:
         if self._peak:
             values["mfu"] = operations / seconds / self._peak
         self._reset()
+        self.laps.append(values)
         return values

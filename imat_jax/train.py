@@ -231,7 +231,8 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
     results = evaluate.evaluate(experiment, workdir, splits, infer)
     selected = results["selected"]
     say(
-        f"\nselected: update {selected['step']}, validation {selected['metric']} "
+        f"\n{performance.summary(meter.laps)}\n"
+        f"selected: update {selected['step']}, validation {selected['metric']} "
         f"{selected['valid']:.4f}\n{evaluate.table(experiment, results, splits)}\n"
         f"{workdir}/results.json, {workdir}/plots"
     )

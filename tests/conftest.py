@@ -14,6 +14,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax  # noqa: E402
+import programs  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
@@ -50,6 +51,15 @@ def tiny_dataset(tmp_path_factory) -> Dataset:
     sizes = {"train": 96, "valid": 40, "test": 50}
     builder.build(synthetic.corpus(sizes), path, progress=False)
     return Dataset.open(path)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_dataset, tmp_path_factory):
+    """A small run that nothing interrupted: its directory, and what it said."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    done = programs.run("train", *programs.small_flags(workdir, tiny_dataset))
+    assert done.returncode == 0, done.stderr
+    return workdir, done
 
 
 @pytest.fixture

@@ -372,3 +372,27 @@ def test_too_many_frames_for_the_learned_positions():
 def test_features_of_another_width():
     with pytest.raises(ValueError, match="features of width 8; the model takes 12"):
         run(make({"text": 12}), make_batch(dims={"text": 8}))
+
+
+@pytest.mark.parametrize("remat", ["dots", "layers"])
+def test_rematerialization_changes_memory_and_nothing_else(remat):
+    """Dropout too: what is computed again draws the same masks."""
+    batch = make_batch(dims={"text": 12})
+
+    def gradients(remat):
+        model = make(
+            {"text": 12}, encoder_layers=2, dropout=0.3, attention_dropout=0.3, remat=remat
+        )
+        graphdef, params = nnx.split(model, nnx.Param)
+
+        def loss(params):
+            rngs = nnx.Rngs(dropout=jax.random.key(1))
+            return nnx.merge(graphdef, params)(batch, deterministic=False, rngs=rngs)[0].sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+        return compiled(params), compiled.as_text().count(" dot(")
+
+    expected, products = gradients("none")
+    got, more = gradients(remat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
+    assert more > products  # computed again

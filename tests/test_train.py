@@ -2,13 +2,13 @@
 
 import functools
 import json
-import os
 import signal
 
 import jax
 import numpy as np
+import programs
 import pytest
-from programs import run
+from programs import SMALL, run, small_flags
 
 from configs import common
 from imat_jax import cli, evaluate, experiment, optim, report, rundir, sharding, train, update
@@ -17,34 +17,12 @@ from imat_jax.data import builder, loader
 from imat_jax.data.corpus import DataError
 from imat_jax.data.dataset import Dataset
 
-SMALL = {
-    "model.width": 8, "model.heads": 2, "model.ffn": 8, "model.head_width": 8,
-    "data.buckets": 2, "modalities": "text+audio", "batch_size": 16,
-    "steps": 14, "eval_steps": 5, "log_steps": 1,
-}  # fmt: skip
-
 
 def small_config(dataset, **changes):
     config = common.get_config()
     config.dataset = str(dataset.path)
     config.update_from_flattened_dict(SMALL | changes)
     return config
-
-
-def flags_of(workdir, dataset, **changes):
-    """The command line of a small run."""
-    flags = [f"--config.{k}={v}" for k, v in (SMALL | changes).items()]
-    where = [f"--workdir={workdir}", f"--config.dataset={dataset.path}"]
-    return ["--config=configs/tiny.py", *where, *flags]
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_dataset, tmp_path_factory):
-    """A run that nothing interrupted."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    done = run("train", *flags_of(workdir, tiny_dataset))
-    assert done.returncode == 0, done.stderr
-    return workdir, done
 
 
 def state_of(workdir):
@@ -95,31 +73,20 @@ def test_a_run_leaves_what_it_promises(finished, tiny_dataset):
 def test_a_finished_run_started_again_trains_no_further(finished, tiny_dataset):
     workdir, _ = finished
     before = (workdir / "metrics.jsonl").read_bytes()
-    again = run("train", *flags_of(workdir, tiny_dataset))
+    again = run("train", *small_flags(workdir, tiny_dataset))
     assert again.returncode == 0 and "going on from update 14" in again.stdout
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def signalled(number, at_step):
-    """This process sends itself `number` once update `at_step` is logged: however fast it is."""
-    write = rundir.MetricWriter.write
-    numbers = [number]
-
-    def write_and_signal(self, step, *args, **kw):
-        write(self, step, *args, **kw)
-        if step >= at_step and numbers:
-            os.kill(os.getpid(), numbers.pop())
-
-    rundir.MetricWriter.write = write_and_signal
-
-
 def run_and_signal(flags, number, at_step):
-    return run("train", *flags, setup=functools.partial(signalled, number, at_step)).returncode
+    return run(
+        "train", *flags, setup=functools.partial(programs.signalled, number, at_step)
+    ).returncode
 
 
 @pytest.mark.parametrize("at_step", [1, 7])
 def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path, at_step):
-    flags = flags_of(tmp_path / "cut", tiny_dataset)
+    flags = small_flags(tmp_path / "cut", tiny_dataset)
     assert run_and_signal(flags, signal.SIGTERM, at_step) == 143
     assert at_step <= Checkpoints(tmp_path / "cut").last_step < 14
     assert not (tmp_path / "cut" / "results.json").exists()
@@ -128,7 +95,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, t
 
 
 def test_sigkill_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path):
-    flags = flags_of(tmp_path / "cut", tiny_dataset)
+    flags = small_flags(tmp_path / "cut", tiny_dataset)
     assert run_and_signal(flags, signal.SIGKILL, 8) == -signal.SIGKILL
     assert run("train", *flags).returncode == 0
     assert_same_run(finished[0], tmp_path / "cut")
@@ -215,7 +182,7 @@ def test_a_nonfinite_number_stops_the_run_and_keeps_the_last_good_checkpoint(
     ],
 )
 def test_mistakes_are_one_line_and_status_1(tiny_dataset, tmp_path, arguments, message):
-    done = run("train", *flags_of(tmp_path / "run", tiny_dataset), *arguments)
+    done = run("train", *small_flags(tmp_path / "run", tiny_dataset), *arguments)
     assert done.returncode == 1, done.stderr
     error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0]
@@ -260,7 +227,7 @@ def test_report_gives_mean_and_deviation_over_seeds(tmp_path, tiny_dataset):
 def test_the_published_variant_trains(tmp_path, tiny_dataset, mode):
     changes = {"model.name": "sseft", "data.mode": mode, "model.heads": 4, "steps": 1,
                "batch_size": 8, "eval_steps": 1, "data.buckets": 1}  # fmt: skip
-    done = run("train", *flags_of(tmp_path / "run", tiny_dataset, **changes))
+    done = run("train", *small_flags(tmp_path / "run", tiny_dataset, **changes))
     assert done.returncode == 0, done.stderr
     assert np.isfinite(json.loads((tmp_path / "run" / "results.json").read_text())["test"]["acc"])
     assert ("(512, 935)" in done.stdout) == (mode == "published")
@@ -270,3 +237,15 @@ def test_evaluate_of_an_empty_run_says_so(tmp_path, tiny_dataset):
     rundir.start(tmp_path, small_config(tiny_dataset), tiny_dataset)
     with pytest.raises(cli.UsageError, match="no checkpoint yet"):
         evaluate.evaluate(experiment.make(small_config(tiny_dataset)), tmp_path, ["test"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--coordinator=127.0.0.1:1"], "--coordinator, --num_processes and --process_id go toge"),
+        (["--distributed"], "do not find each other"),
+    ],
+)
+def test_flags_that_do_not_say_enough(tiny_dataset, tmp_path, flags, message):
+    done = run("train", *small_flags(tmp_path / "run", tiny_dataset), *flags)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr

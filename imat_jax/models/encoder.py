@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,14 @@ from imat_jax.models.attention import (
 )
 from imat_jax.models.dropout import Keys, dropout
 
+# What the forward pass keeps for the backward pass: all; products with weights (not attention's,
+# whose size grows with the square of the length); the input of each layer.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "layers": jax.checkpoint_policies.nothing_saveable,
+}
+
 
 class EncoderLayer(nnx.Module):
     """Self-attention, then a feed-forward layer, each a residual block (`sse_ft` section 3.3)."""
@@ -32,11 +42,22 @@ class EncoderLayer(nnx.Module):
         )
         self.ffn = FeedForward(width, ffn, kernel_init=kernel_init, **kw)
         self.residuals = nnx.List([Residual(width, norm=norm, dropout=dropout, **kw) for _ in "ab"])
+        self.draws = (attention_dropout > 0) + 2 * (dropout > 0)  # keys that a call takes
 
     def __call__(self, x, mask, keys: Keys = None):
         """x [B, T, D], mask [B, T] -> [B, T, D]."""
         x = self.residuals[0](x, lambda y: self.attention(y, mask, keys), keys)
         return self.residuals[1](x, self.ffn, keys)
+
+    def rematerialized(self, x, mask, keys: Keys, policy):
+        """The same; the backward pass computes again what `policy` does not keep."""
+        # Drawn here: what is drawn inside must not be seen outside.
+        words = None if keys is None else list(itertools.islice(keys, self.draws))
+
+        def call(x, mask, words):
+            return self(x, mask, None if words is None else iter(words))
+
+        return jax.checkpoint(call, policy=policy)(x, mask, words)
 
 
 class Encoder(nnx.Module):
@@ -52,6 +73,7 @@ class Encoder(nnx.Module):
       positions: "learned" (a row a position, as published), "sinusoidal" or "none".
       max_frames: rows of the learned table, CLS not counted.
       input_norm: LayerNorm after the positions.
+      remat: what training keeps of the layers: "none" (all), "dots" or "layers"; see `REMAT`.
     """
 
     def __init__(
@@ -70,17 +92,21 @@ class Encoder(nnx.Module):
         input_dropout: float = 0.0,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        remat: str = "none",
         kernel_init: Initializer = lecun,
         dtype: Dtype = jnp.float32,
         param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        if remat not in REMAT:
+            raise ValueError(f"remat is one of {', '.join(REMAT)}, not {remat!r}")
         if cls_token not in ("learned", "statistics", "first"):
             raise ValueError(f'cls_token is "learned", "statistics" or "first", not {cls_token!r}')
         if positions not in ("learned", "sinusoidal", "none"):
             raise ValueError(f'positions is "learned", "sinusoidal" or "none", not {positions!r}')
         kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.dtype = dtype
+        self.remat = remat
         self.positions = positions
         self.features = features
         self.width = width or features
@@ -137,8 +163,12 @@ class Encoder(nnx.Module):
         if cls is not None or self.input_norm is not None:
             x = dropout(x, self.dropout, keys)
         x = jnp.where(mask[..., None], x, 0)
+        policy = REMAT[self.remat]
         for layer in self.layers:
-            x = layer(x, mask, keys)
+            if policy is None:
+                x = layer(x, mask, keys)
+            else:
+                x = layer.rematerialized(x, mask, keys, policy)
         if self.final_norm is not None:
             x = self.final_norm(x)
         return x, mask

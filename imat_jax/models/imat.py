@@ -61,6 +61,7 @@ class IMAT(nnx.Module):
       dropout, attention_dropout, input_dropout, head_dropout: rates.
       modality_dropout: in training, each present modality of a row is dropped with this
         probability; a row that would lose all of them keeps all.
+      remat: what the encoders keep for the backward pass, as in `Encoder`.
       init: "published" (`sse_ft` section 3.7: N(0, 0.02), Xavier for IMA) or "lecun".
       dtype: compute dtype; parameters are held in `param_dtype`.
     """
@@ -87,6 +88,7 @@ class IMAT(nnx.Module):
         input_dropout=0.0,
         head_dropout: float = 0.0,
         modality_dropout: float = 0.0,
+        remat: str = "none",
         init: str = "lecun",
         dtype: Dtype = jnp.float32,
         param_dtype: Dtype = jnp.float32,
@@ -120,6 +122,7 @@ class IMAT(nnx.Module):
                     max_frames=_of(max_frames, m),
                     input_norm=_of(input_norm, m),
                     input_dropout=_of(input_dropout, m),
+                    remat=remat,
                     **block,
                     **kw,
                 )

@@ -1,0 +1,51 @@
+"""Several processes of this machine as one run."""
+
+import functools
+import re
+import signal
+
+import numpy as np
+from programs import run, run_together, signalled, small_flags
+
+from imat_jax import rundir
+from imat_jax.checkpoint import Checkpoints
+
+SPLIT = {"mesh.data": 1, "mesh.fsdp": 2, "mesh.model": 2, "mesh.fsdp_min": 32}
+
+
+def assert_same_learning(one, other):
+    """Losses and predictions agree, whatever devices they were computed on."""
+    curves = [[x["loss"] for x in rundir.read_metrics(w) if "loss" in x] for w in (one, other)]
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+    predictions = [np.load(w / "predictions" / "test.npz") for w in (one, other)]
+    np.testing.assert_array_equal(*(p["id"] for p in predictions))
+    np.testing.assert_allclose(*(p["outputs"] for p in predictions), rtol=1e-3, atol=1e-5)
+
+
+def test_four_processes_with_split_parameters_learn_the_same(finished, tiny_dataset, tmp_path):
+    done = run_together(4, *small_flags(tmp_path / "four", tiny_dataset, **SPLIT))
+    assert [d.returncode for d in done] == [0] * 4, done[0].stderr
+    assert_same_learning(finished[0], tmp_path / "four")
+    assert "4 x cpu" in done[0].stdout and "selected" in done[0].stdout
+    assert not any("selected" in d.stdout or "train:" in d.stderr for d in done[1:])
+
+
+def test_preempted_then_robbed_of_a_process_then_on_another_topology(
+    finished, tiny_dataset, tmp_path
+):
+    flags = small_flags(tmp_path / "run", tiny_dataset)
+    asked = {1: functools.partial(signalled, signal.SIGTERM, 3)}  # one of them only
+    done = run_together(2, *flags, setup=asked)
+    assert [d.returncode for d in done] == [143, 143], done[0].stderr
+    last = Checkpoints(tmp_path / "run").last_step
+    assert 3 <= last < 14 and f"SIGTERM: saved update {last}" in done[0].stderr
+
+    killed = {0: functools.partial(signalled, signal.SIGKILL, 11)}
+    done = run_together(2, *flags, setup=killed, timeout=120)
+    assert done[0].returncode == -signal.SIGKILL
+    assert done[1].returncode != 0 and "Traceback" not in done[1].stderr
+    assert re.search("process 1 of 2: another process is lost|JAX distributed", done[1].stderr)
+
+    again = run("train", *flags, devices=4)
+    assert again.returncode == 0 and "going on from update 10" in again.stdout
+    assert_same_learning(finished[0], tmp_path / "run")
