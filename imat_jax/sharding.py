@@ -19,6 +19,10 @@ from jax.sharding import PartitionSpec as P
 
 from imat_jax.cli import UsageError
 
+# On several simulated devices, two programs in flight can wait for each other's threads for ever.
+# Accelerators are not concerned.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
 AXES = ("data", "fsdp", "model")
 BATCH = P(("data", "fsdp"))  # of the first axis of a batch's arrays
 
