@@ -52,6 +52,11 @@ class Network:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where
         )
 
+    def apply(self, params: nnx.State, batch: Mapping, **kw: Any) -> tuple[jax.Array, dict]:
+        """The model on a batch, (outputs [B, K], extras), on this mesh; to be called under jit."""
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return nnx.merge(self.graphdef, params)(batch, **kw)
+
     def abstract_params(self) -> nnx.State:
         """Shapes, dtypes and placement of the parameters, to restore a checkpoint into."""
         return self.placed(self.params, jax.random.key(0))

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from imat_jax import sharding
 from imat_jax.data import loader
@@ -19,7 +18,7 @@ def forward(net: Network, params, batch) -> tuple:
     """(outputs [B, K], extras) of a batch as it is read; nothing is random in it."""
     if net.statistics:
         batch = standardize(batch, net.statistics)
-    return nnx.merge(net.graphdef, params)(batch, deterministic=True)
+    return net.apply(params, batch, deterministic=True)
 
 
 def make_step(net: Network) -> Callable:

@@ -18,13 +18,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from imat_jax.cli import UsageError
+from imat_jax.models.layout import BATCH
 
 # On several simulated devices, two programs in flight can wait for each other's threads for ever.
 # Accelerators are not concerned.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 AXES = ("data", "fsdp", "model")
-BATCH = P(("data", "fsdp"))  # of the first axis of a batch's arrays
 
 # (end of a parameter's path, mesh axis of each of its axes); the first that matches. Optimiser
 # state and averages repeat the paths, and so they lie where their parameters do.

@@ -61,8 +61,7 @@ def make_update(net: Network, tx: optax.GradientTransformation) -> Callable:
     alpha, count = config.data.mixup, config.accumulate
 
     def loss_fn(params, batch, total, key):
-        model = nnx.merge(net.graphdef, params)
-        outputs, _ = model(batch, deterministic=False, rngs=nnx.Rngs(dropout=key))
+        outputs, _ = net.apply(params, batch, deterministic=False, rngs=nnx.Rngs(dropout=key))
         loss = net.task.loss(outputs, batch["label"])  # [B]
         if alpha:
             other = net.task.loss(outputs, batch["other_label"])

@@ -19,6 +19,7 @@ from imat_jax.models.attention import (
     lecun,
 )
 from imat_jax.models.dropout import Keys, dropout
+from imat_jax.models.layout import by_rows, whole
 
 # What the forward pass keeps for the backward pass: all; products with weights (not attention's,
 # whose size grows with the square of the length); the input of each layer.
@@ -46,8 +47,8 @@ class EncoderLayer(nnx.Module):
 
     def __call__(self, x, mask, keys: Keys = None):
         """x [B, T, D], mask [B, T] -> [B, T, D]."""
-        x = self.residuals[0](x, lambda y: self.attention(y, mask, keys), keys)
-        return self.residuals[1](x, self.ffn, keys)
+        x = by_rows(self.residuals[0](x, lambda y: self.attention(y, mask, keys), keys))
+        return by_rows(self.residuals[1](x, self.ffn, keys))
 
     def rematerialized(self, x, mask, keys: Keys, policy):
         """The same; the backward pass computes again what `policy` does not keep."""
@@ -162,7 +163,7 @@ class Encoder(nnx.Module):
             x = self.input_norm(x)
         if cls is not None or self.input_norm is not None:
             x = dropout(x, self.dropout, keys)
-        x = jnp.where(mask[..., None], x, 0)
+        x = by_rows(jnp.where(mask[..., None], x, 0))
         policy = REMAT[self.remat]
         for layer in self.layers:
             if policy is None:
@@ -185,7 +186,7 @@ class Encoder(nnx.Module):
             )
         # The published index is the count of real frames so far (fairseq), not the frame number.
         index = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
-        return x + self.table[...].astype(x.dtype)[jnp.maximum(index, 0)]
+        return x + whole(self.table[...].astype(x.dtype))[jnp.maximum(index, 0)]
 
 
 def frame_moments(x: jax.Array, mask: jax.Array) -> jax.Array:

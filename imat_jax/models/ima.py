@@ -7,6 +7,7 @@ from flax import nnx
 
 from imat_jax.models.attention import FeedForward, OneQueryAttention, Residual, layer_norm
 from imat_jax.models.dropout import Keys
+from imat_jax.models.layout import by_rows
 
 
 class IMALayer(nnx.Module):
@@ -35,8 +36,8 @@ class IMALayer(nnx.Module):
             y, weights = self.attention(y, x, mask, keys)
             return y
 
-        q = self.residuals[0](q, attend, keys)
-        return self.residuals[1](q, self.ffn, keys), weights
+        q = by_rows(self.residuals[0](q, attend, keys))
+        return by_rows(self.residuals[1](q, self.ffn, keys)), weights
 
 
 class IMAStack(nnx.Module):
