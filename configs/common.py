@@ -84,6 +84,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.head_dropout = 0.0
     # Chance that a modality of an utterance is dropped in training.
     c.model.modality_dropout = 0.0
+    # Self-attention by "plain", "xla", "cudnn" (NVIDIA) or "flash" (TPU); "auto": one that pays.
+    c.model.attention = "auto"
     # Initial weights: "lecun" or "published".
     c.model.init = "lecun"
 

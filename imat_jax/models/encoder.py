@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer
+from jax.sharding import Mesh
 
 from imat_jax.models.attention import (
     FeedForward,
     Residual,
     SelfAttention,
-    at_least_float32,
     layer_norm,
     lecun,
 )
+from imat_jax.models.backends import at_least_float32
 from imat_jax.models.dropout import Keys, dropout
 
 
@@ -23,13 +24,14 @@ class EncoderLayer(nnx.Module):
     """Self-attention, then a feed-forward layer, each a residual block (`sse_ft` section 3.3)."""
 
     def __init__(
-        self, width, heads, ffn, *, norm, dropout, attention_dropout, kernel_init, dtype,
-        param_dtype, rngs: nnx.Rngs,
+        self, width, heads, ffn, *, norm, dropout, attention_dropout, attention, mesh, kernel_init,
+        dtype, param_dtype, rngs: nnx.Rngs,
     ):  # fmt: skip
         kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.attention = SelfAttention(
-            width, heads, dropout=attention_dropout, kernel_init=kernel_init, **kw
-        )
+            width, heads, dropout=attention_dropout, attention=attention, mesh=mesh,
+            kernel_init=kernel_init, **kw,
+        )  # fmt: skip
         self.ffn = FeedForward(width, ffn, kernel_init=kernel_init, **kw)
         self.residuals = nnx.List([Residual(width, norm=norm, dropout=dropout, **kw) for _ in "ab"])
 
@@ -52,6 +54,7 @@ class Encoder(nnx.Module):
       positions: "learned" (a row a position, as published), "sinusoidal" or "none".
       max_frames: rows of the learned table, CLS not counted.
       input_norm: LayerNorm after the positions.
+      attention, mesh: as in `SelfAttention`.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Encoder(nnx.Module):
         input_dropout: float = 0.0,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        attention: str = "plain",
+        mesh: Mesh | None = None,
         kernel_init: Initializer = lecun,
         dtype: Dtype = jnp.float32,
         param_dtype: Dtype = jnp.float32,
@@ -102,6 +107,7 @@ class Encoder(nnx.Module):
         self.input_dropout = input_dropout
         self.dropout = dropout
         layer = dict(norm=norm, dropout=dropout, attention_dropout=attention_dropout)
+        layer |= dict(attention=attention, mesh=mesh)
         self.layers = nnx.List(
             [
                 EncoderLayer(self.width, heads, ffn, kernel_init=kernel_init, **layer, **kw)

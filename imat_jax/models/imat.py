@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
+from jax.sharding import Mesh
 
-from imat_jax.models.attention import at_least_float32, lecun
+from imat_jax.models.attention import lecun
+from imat_jax.models.backends import at_least_float32
 from imat_jax.models.dropout import Keys, dropout, keep, layer_keys
 from imat_jax.models.encoder import Encoder
 from imat_jax.models.ima import IMAStack
@@ -61,6 +63,7 @@ class IMAT(nnx.Module):
       dropout, attention_dropout, input_dropout, head_dropout: rates.
       modality_dropout: in training, each present modality of a row is dropped with this
         probability; a row that would lose all of them keeps all.
+      attention, mesh: as in `SelfAttention`; those of the IMA stacks have one query and one form.
       init: "published" (`sse_ft` section 3.7: N(0, 0.02), Xavier for IMA) or "lecun".
       dtype: compute dtype; parameters are held in `param_dtype`.
     """
@@ -87,6 +90,8 @@ class IMAT(nnx.Module):
         input_dropout=0.0,
         head_dropout: float = 0.0,
         modality_dropout: float = 0.0,
+        attention: str = "plain",
+        mesh: Mesh | None = None,
         init: str = "lecun",
         dtype: Dtype = jnp.float32,
         param_dtype: Dtype = jnp.float32,
@@ -109,6 +114,7 @@ class IMAT(nnx.Module):
         self.modalities = tuple(m for m in MODALITIES if m in dims)
         self.fusion = fusion
         self.modality_dropout = modality_dropout
+        self.attention = attention
         self.encoders = nnx.Dict(
             {
                 m: Encoder(
@@ -120,6 +126,8 @@ class IMAT(nnx.Module):
                     max_frames=_of(max_frames, m),
                     input_norm=_of(input_norm, m),
                     input_dropout=_of(input_dropout, m),
+                    attention=attention,
+                    mesh=mesh,
                     **block,
                     **kw,
                 )
