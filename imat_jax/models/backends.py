@@ -149,16 +149,27 @@ def _transposed(q, k, v, **kw) -> jax.Array:
 def _by_length(q, k, v, mask, implementation: str) -> jax.Array:
     """Attention that is told how many keys are real, and not which.
 
-    A mask would be a bias [B, 1, T, S] to the cuDNN kernel, with a gradient to compute, and no odd
-    length. Attention does not mind the order of its keys: the real ones go to the front.
+    A mask would be a bias [B, 1, T, S] to the cuDNN kernel, with a gradient to compute. Attention
+    does not mind the order of its keys: the real ones go to the front.
     """
+    frames = q.shape[2]
+    q, k, v, mask = _padded(q, k, v, mask, 2)  # JAX refuses the gradient of odd lengths
     order = jnp.argsort(~mask, axis=1, stable=True)
     # Told that no index comes twice, the gradient is a plain write and not a sum.
     pick = lambda x, i: x.at[:, i].get(unique_indices=True, mode="promise_in_bounds")  # noqa: E731
     k, v = (jax.vmap(pick)(x, order) for x in (k, v))
     # One key at least: what a kernel makes of none is not defined.
     lengths = jnp.maximum(mask.sum(axis=1, dtype=jnp.int32), 1)
-    return _transposed(q, k, v, key_value_seq_lengths=lengths, implementation=implementation)
+    out = _transposed(q, k, v, key_value_seq_lengths=lengths, implementation=implementation)
+    return out[:, :, :frames]
+
+
+def _padded(q, k, v, mask, multiple: int) -> list[jax.Array]:
+    more = -q.shape[2] % multiple
+    return [
+        *(jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in (q, k, v)),
+        jnp.pad(mask, ((0, 0), (0, more))),
+    ]
 
 
 def _flash(q, k, v, mask, mesh: Mesh | None) -> jax.Array:
@@ -178,12 +189,11 @@ def _flash_on_one(q, k, v, mask) -> jax.Array:
     # Imported where it runs: it brings Mosaic along, which takes half a second.
     from jax.experimental.pallas.ops.tpu import flash_attention as kernel
 
-    length = q.shape[2]
-    padded = -(-length // 128) * 128  # blocks are multiples of 128
-    block = next(size for size in (512, 384, 256, 128) if padded % size == 0)
-    q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, padded - length), (0, 0))) for x in (q, k, v))
+    frames = q.shape[2]
+    q, k, v, mask = _padded(q, k, v, mask, 128)
+    block = next(size for size in (512, 384, 256, 128) if q.shape[2] % size == 0)
     # Every query is of segment 1, and so is every real key.
-    segments = jnp.pad(mask.astype(jnp.int32), ((0, 0), (0, padded - length)))
+    segments = mask.astype(jnp.int32)
     names = ("q", "k_major", "k", "q_major_dkv", "k_major_dkv", "k_dkv", "q_dkv", "k_major_dq")
     names += ("k_dq", "q_dq")
     out = kernel.flash_attention(
@@ -192,7 +202,7 @@ def _flash_on_one(q, k, v, mask) -> jax.Array:
         sm_scale=q.shape[-1] ** -0.5,
         block_sizes=kernel.BlockSizes(block_b=1, **{f"block_{name}": block for name in names}),
     )  # fmt: skip
-    return out[:, :, :length]
+    return out[:, :, :frames]
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
