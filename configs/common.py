@@ -87,6 +87,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # What the encoder layers keep for the backward pass: "none" (nothing is computed twice), "dots"
     # (products with weights) or "layers" (the layers' inputs): less memory, up to a third slower.
     c.model.remat = "none"
+    # Self-attention by "plain", "xla", "cudnn" (NVIDIA) or "flash" (TPU); "auto": one that pays.
+    c.model.attention = "auto"
     # Initial weights: "lecun" or "published".
     c.model.init = "lecun"
 

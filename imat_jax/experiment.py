@@ -25,6 +25,7 @@ class Network:
 
     Attributes:
       dims: {modality: feature width} of the modalities used, in canonical order.
+      attention: the backend of self-attention (`models/backends.py`).
       graphdef: the model without its parameters, for `nnx.merge`.
       statistics: training-split moments to standardise with, or None.
     """
@@ -33,12 +34,13 @@ class Network:
     task: tasks.Task
     mesh: jax.sharding.Mesh
     dims: Mapping[str, int]
+    attention: str
     graphdef: Any
     statistics: Mapping[str, Mapping] | None
 
     def params(self, key: jax.Array) -> nnx.State:
         """Fresh parameters."""
-        return nnx.state(_model(self.config, self.dims, self.task, key), nnx.Param)
+        return nnx.state(_model(self.config, self.dims, self.task, self.mesh, key), nnx.Param)
 
     def placed(self, make: Callable[..., Any], *args: Any) -> Any:
         """Shapes, dtypes and placement of what `make(*args)` makes: parameters, or a train state.
@@ -109,11 +111,11 @@ def network(
             threshold=None if threshold < 0 else threshold,
         )
         key = jax.random.key(0)
-        model = nnx.eval_shape(lambda: _model(config, dims, task, key))
+        model = nnx.eval_shape(lambda: _model(config, dims, task, mesh, key))
     except (TypeError, ValueError) as error:
         raise UsageError(f"config: {error}") from error
     statistics = metadata["statistics"] if config.data.standardize else None
-    return Network(config, task, mesh, dims, nnx.graphdef(model), statistics)
+    return Network(config, task, mesh, dims, model.attention, nnx.graphdef(model), statistics)
 
 
 def make(config: ml_collections.ConfigDict) -> Experiment:
@@ -144,9 +146,9 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
 
 
-def _model(config, dims: Mapping[str, int], task: tasks.Task, key: jax.Array):
+def _model(config, dims: Mapping[str, int], task: tasks.Task, mesh, key: jax.Array):
     limits = published.LIMITS if config.data.mode == "published" else config.data.max_frames
     return models.make(
         config.model, dims, task.outputs, nnx.Rngs(params=key), dtype=config.dtype,
-        max_frames=dict(limits),
+        max_frames=dict(limits), device=mesh.devices.flat[0],
     )  # fmt: skip

@@ -126,7 +126,7 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
         f"{dataset.metadata['protocol']}, {'+'.join(experiment.dims)}: "
         f"{len(train_split.lengths)} training utterances, {total} updates of {config.batch_size}\n"
         f"{config.model.name}, {size:,} parameters, {config.dtype}, on {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}\n"
+        f"{jax.devices()[0].device_kind}, attention: {experiment.attention}\n"
         f"batches of {len(experiment.buckets)} shapes (frames of {', '.join(experiment.dims)}): "
         f"{' '.join(map(str, experiment.buckets))}; "
         f"real frames {', '.join(f'{share:.0%}' for share in used)}\n"

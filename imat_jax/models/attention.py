@@ -1,4 +1,4 @@
-"""Attention: the masked softmax, self-attention over frames, and one query over another modality.
+"""Attention: self-attention over frames, and one query over another modality.
 
 Letters: B batch, T/S query/key length, D width, H heads, K width of a head, F inner width.
 """
@@ -12,30 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype, Initializer
 
+from imat_jax.models.backends import attend, masked_softmax
 from imat_jax.models.dropout import Keys, dropout
 
 lecun = nnx.initializers.lecun_normal()
-
-
-def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax over the last axis of the places where `mask` is True; all zero where there is none.
-
-    `jax.nn.softmax` of a row that is masked throughout is uniform, i.e. it would average padding;
-    zero is what "nothing to attend to" means. Statistics are float32 or wider whatever the compute
-    dtype is.
-
-    Args:
-      scores: [..., S].
-      mask: bool, broadcastable to `scores`.
-    """
-    wide = at_least_float32(scores)
-    # A finite floor, not -inf: the row maximum of a fully masked row stays finite, and so do its
-    # gradients.
-    wide = jnp.where(mask, wide, jnp.finfo(wide.dtype).min)
-    weights = jnp.exp(wide - jax.lax.stop_gradient(wide.max(axis=-1, keepdims=True)))
-    weights = jnp.where(mask, weights, 0)
-    total = weights.sum(axis=-1, keepdims=True)
-    return (weights / jnp.where(total > 0, total, 1)).astype(scores.dtype)
 
 
 class SelfAttention(nnx.Module):
@@ -45,6 +25,7 @@ class SelfAttention(nnx.Module):
       width: D, a multiple of `heads`.
       heads: H.
       dropout: rate on the attention weights.
+      attention: `backend` of `backends.attend`.
       dtype: compute dtype; parameters are kept in `param_dtype`.
     """
 
@@ -54,6 +35,7 @@ class SelfAttention(nnx.Module):
         heads: int,
         *,
         dropout: float = 0.0,
+        attention: str = "plain",
         kernel_init: Initializer = lecun,
         dtype: Dtype = jnp.float32,
         param_dtype: Dtype = jnp.float32,
@@ -65,15 +47,15 @@ class SelfAttention(nnx.Module):
         self.qkv = nnx.LinearGeneral(width, (3, heads, self.head_width), **kw)
         self.out = nnx.LinearGeneral((heads, self.head_width), width, axis=(-2, -1), **kw)
         self.dropout = dropout
+        self.attention = attention
 
     def __call__(self, x, mask, keys: Keys = None):
         """x [B, T, D], mask [B, T] bool of the keys -> [B, T, D]."""
         # Heads before frames: the batched products then read and write whole matrices.
         q, k, v = jnp.transpose(self.qkv(x), (2, 0, 3, 1, 4))  # each [B, H, T, K]
-        scores = jnp.einsum("bhtk,bhsk->bhts", q * self.head_width**-0.5, k)
-        weights = masked_softmax(scores, mask[:, None, None, :])  # [B, H, T, S]
-        weights = dropout(weights, self.dropout, keys)
-        return self.out(jnp.einsum("bhts,bhsk->bhtk", weights, v).swapaxes(1, 2))
+        # [B, H, T, K]
+        y = attend(q, k, v, mask, backend=self.attention, dropout=self.dropout, keys=keys)
+        return self.out(y.swapaxes(1, 2))
 
 
 class OneQueryAttention(nnx.Module):
@@ -162,10 +144,6 @@ class Residual(nnx.Module):
     def __call__(self, x, f: Callable, keys: Keys = None):
         y = dropout(f(self.norm(x) if self.pre else x), self.dropout, keys)
         return x + y if self.pre else self.norm(x + y)
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def layer_norm(width: int, *, dtype, param_dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -14,10 +14,10 @@ from imat_jax.models.attention import (
     FeedForward,
     Residual,
     SelfAttention,
-    at_least_float32,
     layer_norm,
     lecun,
 )
+from imat_jax.models.backends import at_least_float32
 from imat_jax.models.dropout import Keys, dropout
 from imat_jax.models.layout import by_rows, whole
 
@@ -34,13 +34,14 @@ class EncoderLayer(nnx.Module):
     """Self-attention, then a feed-forward layer, each a residual block (`sse_ft` section 3.3)."""
 
     def __init__(
-        self, width, heads, ffn, *, norm, dropout, attention_dropout, kernel_init, dtype,
-        param_dtype, rngs: nnx.Rngs,
+        self, width, heads, ffn, *, norm, dropout, attention_dropout, attention, kernel_init,
+        dtype, param_dtype, rngs: nnx.Rngs,
     ):  # fmt: skip
         kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.attention = SelfAttention(
-            width, heads, dropout=attention_dropout, kernel_init=kernel_init, **kw
-        )
+            width, heads, dropout=attention_dropout, attention=attention,
+            kernel_init=kernel_init, **kw,
+        )  # fmt: skip
         self.ffn = FeedForward(width, ffn, kernel_init=kernel_init, **kw)
         self.residuals = nnx.List([Residual(width, norm=norm, dropout=dropout, **kw) for _ in "ab"])
         self.draws = (attention_dropout > 0) + 2 * (dropout > 0)  # keys that a call takes
@@ -75,6 +76,7 @@ class Encoder(nnx.Module):
       max_frames: rows of the learned table, CLS not counted.
       input_norm: LayerNorm after the positions.
       remat: what training keeps of the layers: "none" (all), "dots" or "layers"; see `REMAT`.
+      attention: as in `SelfAttention`.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Encoder(nnx.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         remat: str = "none",
+        attention: str = "plain",
         kernel_init: Initializer = lecun,
         dtype: Dtype = jnp.float32,
         param_dtype: Dtype = jnp.float32,
@@ -129,6 +132,7 @@ class Encoder(nnx.Module):
         self.input_dropout = input_dropout
         self.dropout = dropout
         layer = dict(norm=norm, dropout=dropout, attention_dropout=attention_dropout)
+        layer |= dict(attention=attention)
         self.layers = nnx.List(
             [
                 EncoderLayer(self.width, heads, ffn, kernel_init=kernel_init, **layer, **kw)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from imat_jax.models.attention import at_least_float32, lecun
+from imat_jax.models.attention import lecun
+from imat_jax.models.backends import at_least_float32
 from imat_jax.models.dropout import Keys, dropout, keep, layer_keys
 from imat_jax.models.encoder import Encoder
 from imat_jax.models.ima import IMAStack
@@ -62,6 +63,7 @@ class IMAT(nnx.Module):
       modality_dropout: in training, each present modality of a row is dropped with this
         probability; a row that would lose all of them keeps all.
       remat: what the encoders keep for the backward pass, as in `Encoder`.
+      attention: as in `SelfAttention`; those of the IMA stacks have one query and one form.
       init: "published" (`sse_ft` section 3.7: N(0, 0.02), Xavier for IMA) or "lecun".
       dtype: compute dtype; parameters are held in `param_dtype`.
     """
@@ -89,6 +91,7 @@ class IMAT(nnx.Module):
         head_dropout: float = 0.0,
         modality_dropout: float = 0.0,
         remat: str = "none",
+        attention: str = "plain",
         init: str = "lecun",
         dtype: Dtype = jnp.float32,
         param_dtype: Dtype = jnp.float32,
@@ -111,6 +114,7 @@ class IMAT(nnx.Module):
         self.modalities = tuple(m for m in MODALITIES if m in dims)
         self.fusion = fusion
         self.modality_dropout = modality_dropout
+        self.attention = attention
         self.encoders = nnx.Dict(
             {
                 m: Encoder(
@@ -123,6 +127,7 @@ class IMAT(nnx.Module):
                     input_norm=_of(input_norm, m),
                     input_dropout=_of(input_dropout, m),
                     remat=remat,
+                    attention=attention,
                     **block,
                     **kw,
                 )

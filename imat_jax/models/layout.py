@@ -24,7 +24,10 @@ def whole(x: jax.Array) -> jax.Array:
     return _constrain(x, P())
 
 
+def on_a_mesh() -> bool:
+    """Whether the caller named a mesh."""
+    return "fsdp" in jax.sharding.get_abstract_mesh().axis_names
+
+
 def _constrain(x: jax.Array, spec: P) -> jax.Array:
-    if "fsdp" not in jax.sharding.get_abstract_mesh().axis_names:
-        return x
-    return jax.lax.with_sharding_constraint(x, spec)
+    return jax.lax.with_sharding_constraint(x, spec) if on_a_mesh() else x
