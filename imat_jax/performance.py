@@ -79,6 +79,11 @@ class Meter:
     def resume(self) -> None:
         self._paused += time.perf_counter() - self._pause_start
 
+    @property
+    def latest(self) -> str:
+        """Utterances a second in the latest lap, to look at."""
+        return f"{self.laps[-1]['utt_per_s']:.0f}" if self.laps else ""
+
     def lap(self) -> dict[str, float]:
         """Rates since the last lap.
 

@@ -164,9 +164,7 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
                 )
             if step % config.log_steps == 0:
                 writer.write(step, values)
-                rate = meter.lap()
-                writer.write(step, rate, file="timing")
-                bar.set_postfix(loss=f"{values['loss']:.3f}", utt_per_s=f"{rate['utt_per_s']:.0f}")
+                bar.set_postfix(loss=f"{values['loss']:.3f}", utt_per_s=meter.latest)
 
     try:
         for step in range(first, total + 1):
@@ -202,15 +200,17 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
                 sys.exit(PREEMPTED)
             if step == total:
                 break
-            if profile and step - first in (WARMUP, WARMUP + profile):
+            if profile and step == first + WARMUP:
                 settle(0)
-                if step - first == WARMUP:
-                    jax.profiler.start_trace(workdir / "profile")
-                else:
-                    jax.profiler.stop_trace()
+                jax.profiler.start_trace(workdir / "profile")
+            if profile and step == first + WARMUP + profile:
+                settle(0)
+                jax.profiler.stop_trace()
             batch = meter.waiting(next, batches)
             state, values = update(state, sharding.put(batch, experiment.mesh))
             meter.count(step)
+            if (step + 1) % config.log_steps == 0:
+                writer.write(step + 1, meter.lap(), file="timing")
             pending.append((step + 1, batch["id"], values))
             settle(LAG)
             bar.update()

@@ -63,6 +63,13 @@ def test_a_run_leaves_what_it_promises(finished, tiny_dataset):
     )
     for name in ("training", "valid", "test"):
         assert (workdir / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    laps = [json.loads(line) for line in (workdir / "timing.jsonl").read_text().splitlines()]
+    assert [lap["step"] for lap in laps] == list(range(1, 15))
+    for lap in laps:
+        assert lap["utt_per_s"] == lap["utt_per_s_per_device"] > 0 and lap["tflops"] > 0
+        assert 0.5 < lap["real_frames"] <= 1 and 0 <= lap["input_wait"] < 1
+        assert lap["compile_s"] > 0 and "mfu" not in lap  # nobody publishes this CPU's peak
+    assert "utterances/s" in done.stdout and "attention: plain" in done.stdout
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__
     assert "selected: update" in done.stdout and "constant" in done.stdout
@@ -196,6 +203,12 @@ def test_an_unknown_config_argument_lists_the_known_ones(tmp_path):
         "unknown config argument 'modality=text'; known, with defaults: modalities=" in done.stderr
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_profile_of_some_updates(library_promotion, tiny_dataset, tmp_path):
+    config = small_config(tiny_dataset, **{"modalities": "text"})
+    train.train(config, tmp_path, profile=2)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_another_config_in_the_same_workdir_is_refused(finished, tiny_dataset):
