@@ -88,16 +88,15 @@ def train(config, workdir: pathlib.Path) -> dict[str, Any]:
     update = updates.make_update(experiment, tx)
     infer = inference.make_step(experiment)
     checkpoints = Checkpoints(workdir)
-    first = checkpoints.last_step or 0
     if checkpoints.last_step is None:
         state = updates.initial(experiment, tx)
     else:
         state = checkpoints.restore(updates.like(experiment, tx))
-    best = (
-        checkpoints.best_scores()[f"valid/{experiment.selection}"]
-        if (checkpoints.best_step is not None)
-        else math.nan
-    )
+    first = checkpoints.last_step or 0  # after restoring: it may have been an older one
+    best = math.nan
+    if checkpoints.best_step is not None:
+        checkpoints.restore_best(experiment.abstract_params())  # it can be read, and so at the end
+        best = checkpoints.best_scores()[f"valid/{experiment.selection}"]
     size = sum(p.size for p in jax.tree.leaves(state["params"]))
     say(
         f"{dataset.metadata['protocol']}, {'+'.join(experiment.dims)}: "
@@ -244,8 +243,9 @@ class _Clock:
 
 
 def main(argv: list[str]) -> None:
-    with distributed.processes():
-        train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
+    workdir = pathlib.Path(flags.FLAGS.workdir)
+    with distributed.processes(), rundir.room(workdir):
+        train(flags.FLAGS.config, workdir)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,277 @@
+"""Fault drills: a small run is killed, its disk filled, its files damaged, and it is started again.
+
+    python benchmarks/faults.py [--moments=20] [--seed=0] [--drills=kill,disk,checkpoint,shard]
+
+Two processes train as one run on this machine. Whatever happens to them, they are to end by
+themselves, and the same command is to go on to the very outcome of a run that nothing happened to:
+metrics, results and predictions bit by bit; on other devices, losses within 1e-5. Prints a table;
+status 1 if anything failed. Twenty moments take about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from imat_jax.data import builder
+from imat_jax.data.sources import synthetic
+
+ROOT = pathlib.Path(__file__).parents[1]
+LIMIT = 120  # seconds in which the other process has to end
+SMALL = """--config=configs/tiny.py --config.model.width=8 --config.model.heads=2
+    --config.model.ffn=8 --config.model.head_width=8 --config.data.buckets=1
+    --config.modalities=text+audio --config.batch_size=16 --config.steps=30 --config.eval_steps=3
+    --config.log_steps=1""".split()
+
+
+class Run:
+    """The processes of the run in `folder`/run, of so many simulated devices each."""
+
+    def __init__(self, folder: pathlib.Path, dataset: pathlib.Path, processes=2, devices=1):
+        folder.mkdir(exist_ok=True)
+        self.workdir, self.began = folder / "run", time.monotonic()
+        start = len(list(folder.glob("out-*")))
+        self.outputs = [folder / f"out-{start + i}" for i in range(processes)]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        }
+        where = [f"--workdir={self.workdir}", f"--config.dataset={dataset}"]
+        self.processes = []
+        for i, output in enumerate(self.outputs):
+            command = [sys.executable, "-m", "imat_jax.train", *SMALL, *where]
+            if processes > 1:
+                command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
+                command.append(f"--process_id={i}")
+            with output.open("w") as file:
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stdout=file, stderr=file
+                )
+            self.processes.append(process)
+
+    @property
+    def alive(self) -> list[subprocess.Popen]:
+        return [p for p in self.processes if p.poll() is None]
+
+    def end(self, limit: float) -> float:
+        """Seconds until the last process ended."""
+        began = time.monotonic()
+        while self.alive and time.monotonic() - began < limit:
+            time.sleep(0.1)
+        hang = self.alive
+        for p in hang:
+            p.kill()
+            p.wait()
+        assert not hang, f"{len(hang)} hung for {limit} s\n{self.tail()}"
+        return time.monotonic() - began
+
+    def finish(self) -> None:
+        self.end(300)
+        assert not any(p.returncode for p in self.processes), f"did not go on\n{self.tail()}"
+
+    def fails(self, *said: str) -> None:
+        """All end with an error; one of them says this, in one line and without a traceback."""
+        self.end(LIMIT)
+        assert all(p.returncode for p in self.processes), f"status 0\n{self.tail()}"
+        text = "\n".join(o.read_text() for o in self.outputs)
+        lines = [line for line in text.splitlines() if "error: " in line]
+        assert any(all(s in x for s in said) for x in lines), f"no line of {said}\n{self.tail()}"
+        assert "Traceback" not in text, f"tracebacks\n{self.tail()}"
+
+    def tail(self) -> str:
+        return "\n".join(f"--- {o.name}\n{o.read_text()[-2500:]}" for o in self.outputs)
+
+    def until_saving(self, step: int) -> None:
+        """Until Orbax writes a checkpoint, once that of `step` is there."""
+        last = self.workdir / "checkpoints" / "last"
+        while self.alive and not (last / str(step)).exists():
+            time.sleep(0.005)
+        while self.alive and not list((self.workdir / "checkpoints").glob("*/*tmp*")):
+            time.sleep(0.001)
+
+
+def compare(workdir: pathlib.Path, reference: pathlib.Path, exact: bool = True) -> None:
+    both = workdir, reference
+    if not exact:
+        lines = [map(json.loads, (w / "metrics.jsonl").read_text().splitlines()) for w in both]
+        curves = [[(x["step"], x.get("loss", x.get("valid/loss"))) for x in ls] for ls in lines]
+        return np.testing.assert_allclose(*curves, rtol=1e-5)
+    for name in ("metrics.jsonl", "results.json"):
+        assert len({(w / name).read_bytes() for w in both}) == 1, f"another {name}"
+    outputs = [np.load(w / "predictions/test.npz")["outputs"] for w in both]
+    assert np.array_equal(*outputs), "other predictions"
+
+
+def kill(drill: Drills, folder: pathlib.Path, seed: str, at_save: bool) -> str:
+    rng = random.Random(seed)
+    victims = rng.choice([[0], [1], [0, 1]])
+    moment, step = rng.uniform(0, drill.seconds), rng.randrange(0, 27, 3)
+    again, devices = rng.choice([(2, 1), (2, 1), (1, 2), (1, 1)])
+    run = drill.start(folder)
+    if at_save:
+        run.until_saving(step)
+    while run.alive and not at_save and time.monotonic() - run.began < moment:
+        time.sleep(0.01)
+    for i in victims:
+        run.processes[i].kill()
+    seconds = run.end(LIMIT)
+    drill.start(folder, processes=again, devices=devices).finish()
+    compare(run.workdir, drill.reference, exact=again == 2)
+    return f"{seconds:.0f} s"
+
+
+def disk(drill: Drills, folder: pathlib.Path, how: str) -> str:
+    """Full, or no file over 60 kB any more, once there is a checkpoint."""
+    folder.mkdir()
+    if how == "full":
+        (folder / "run").mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder / "run")]
+        if subprocess.run(mount, capture_output=True).returncode:
+            return "skipped: cannot mount a tmpfs"
+    try:
+        run = drill.start(folder)
+        run.until_saving(3)
+        for p in run.processes if how == "limit" else ():
+            resource.prlimit(p.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+        filler = run.workdir / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", 0) as file:
+            while how == "full" and file.write(bytes(4096)):
+                pass
+        run.fails("cannot write", str(run.workdir), "Make room")
+        filler.unlink()
+        drill.start(folder).finish()
+        compare(run.workdir, drill.reference)
+        return ""
+    finally:
+        if how == "full":
+            subprocess.run(["umount", str(folder / "run")], check=True)
+
+
+def damage(path: pathlib.Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    half = len(data) // 2
+    flipped = data[:half] + bytes([data[half] ^ 16]) + data[half + 1 :]
+    path.write_bytes({"cut": data[:half], "zeros": bytes(len(data)), "bit": flipped}[how])
+
+
+def checkpoint(drill: Drills, folder: pathlib.Path, which: str, name: str, how: str) -> None:
+    """Files `name` of checkpoints `which` of the finished run are damaged."""
+    shutil.copytree(drill.reference, folder / "run")
+    shutil.rmtree(folder / "run" / "predictions")
+    (folder / "run" / "results.json").unlink()
+    root = folder / "run" / "checkpoints"
+    steps = list(root.glob(which))
+    for path in (path for step in steps for path in step.glob(name)):
+        if path.is_file():
+            damage(path, how)
+    before = sorted(root.rglob("*"))
+    run = drill.start(folder)
+    if which == "last/30":
+        run.finish()
+        said = f"warning: {root / which} is damaged, and now 30.damaged"
+        assert said in run.outputs[0].read_text(), f"not told\n{run.tail()}"
+        assert (root / "last" / "30.damaged").is_dir(), "not set aside"
+        compare(run.workdir, drill.reference)
+    else:
+        run.fails(*map(str, steps), "from a copy")
+        assert sorted(root.rglob("*")) == before, "files have gone or come"
+
+
+def shard(drill: Drills, folder: pathlib.Path, split: str, how: str, processes: int) -> None:
+    folder.mkdir()
+    data = shutil.copytree(drill.dataset, folder / "data")
+    (path,) = data.glob(f"*-{split}.array_record*")
+    damage(path, how)
+    Run(folder, data, processes).fails(str(path))
+
+
+class Drills:
+    """What they share: a data set, and a run that nothing happens to."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.dataset, self.reference = folder / "data", folder / "reference" / "run"
+        corpus = synthetic.corpus({"train": 96, "valid": 40, "test": 50})
+        builder.build(corpus, self.dataset, progress=False)
+        self.start(folder / "warm").finish()  # compiles
+        run = self.start(folder / "reference")
+        run.finish()
+        self.seconds = time.monotonic() - run.began
+
+    def start(self, folder: pathlib.Path, **kw) -> Run:
+        return Run(folder, self.dataset, **kw)
+
+
+def planned(moments: int, seed: int) -> list[tuple[str, Callable, tuple]]:
+    """(title, drill, arguments)"""
+    plan: list[tuple[str, Callable, tuple]] = []
+    for i in range(moments):
+        title = "kill, while saving" if i % 4 == 3 else "kill, at any moment"
+        plan.append((title, kill, (f"{seed} {i}", i % 4 == 3)))
+    plan += [("disk", disk, (how,)) for how in ("full", "limit")]
+    ways = ["default/_METADATA cut", "default/**/d/* zeros", "default/**/d/* cut",
+            "default/d/* bit", "default/*.ocdbt cut", "_CHECKPOINT_METADATA cut"]  # fmt: skip
+    plan += [("damaged checkpoint", checkpoint, ("last/30", *way.split())) for way in ways]
+    ways = ["last/* default/*.ocdbt cut", "best/* params/**/d/* zeros", "best/* scores/* cut"]
+    plan += [("no whole checkpoint", checkpoint, tuple(way.split())) for way in ways]
+    ways = [(s, how, n) for s in ("train", "test") for how in ("cut", "bit") for n in (1, 2)]
+    return plan + [("damaged shard", shard, way) for way in ways]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--moments", type=int, default=20, help="kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--drills", default="kill,disk,checkpoint,shard")
+    parser.add_argument("--jobs", type=int, default=2, help="drills at a time")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        os.environ |= {
+            "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }  # fmt: skip
+        drills = Drills(folder)
+        print(f"undisturbed: {drills.seconds:.0f} s", flush=True)
+
+        def one(number, title, drill, arguments):
+            mine = folder / f"{number}"
+            try:
+                said = drill(drills, mine, *arguments) or ""
+                result = "skipped" if said.startswith("skipped") else "survived"
+            except Exception as error:
+                said, result = f"{type(error).__name__}: {error}", "FAILED"
+            print(f"{title} {arguments}: {result} {said}", flush=True)
+            shutil.rmtree(mine, ignore_errors=True)
+            return title, result
+
+        plan = planned(args.moments, args.seed)
+        plan = [x for x in plan if x[1].__name__ in args.drills.split(",")]
+        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+            results = list(pool.map(lambda x: one(x[0], *x[1]), enumerate(plan)))
+    print(f"\n{'drill':<24}{'tried':>8}{'survived':>10}{'skipped':>10}")
+    for title in dict.fromkeys(t for t, _ in results):
+        mine = [r for t, r in results if t == title]
+        print(f"{title:<24}{len(mine):>8}{mine.count('survived'):>10}{mine.count('skipped'):>10}")
+    return int("FAILED" in {r for _, r in results})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
