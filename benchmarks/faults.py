@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
-import json
 import os
 import pathlib
 import random
@@ -28,15 +27,34 @@ from collections.abc import Callable
 
 import numpy as np
 
+from imat_jax import rundir
 from imat_jax.data import builder
 from imat_jax.data.sources import synthetic
 
 ROOT = pathlib.Path(__file__).parents[1]
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+               "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
 LIMIT = 120  # seconds in which the other process has to end
 SMALL = """--config=configs/tiny.py --config.model.width=8 --config.model.heads=2
     --config.model.ffn=8 --config.model.head_width=8 --config.data.buckets=1
     --config.modalities=text+audio --config.batch_size=16 --config.steps=30 --config.eval_steps=3
     --config.log_steps=1""".split()
+
+
+class Drills:
+    """What they share: a data set, and a run that nothing happens to."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.dataset, self.reference = folder / "data", folder / "reference" / "run"
+        corpus = synthetic.corpus({"train": 96, "valid": 40, "test": 50})
+        builder.build(corpus, self.dataset, progress=False)
+        self.start(folder / "warm").finish()  # compiles
+        run = self.start(folder / "reference")
+        run.finish()
+        self.seconds = time.monotonic() - run.began
+
+    def start(self, folder: pathlib.Path, **kw) -> Run:
+        return Run(folder, self.dataset, **kw)
 
 
 class Run:
@@ -45,58 +63,55 @@ class Run:
     def __init__(self, folder: pathlib.Path, dataset: pathlib.Path, processes=2, devices=1):
         folder.mkdir(exist_ok=True)
         self.workdir, self.began = folder / "run", time.monotonic()
-        start = len(list(folder.glob("out-*")))
-        self.outputs = [folder / f"out-{start + i}" for i in range(processes)]
+        self.outputs, self.processes = [], []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         environment = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
         }
-        where = [f"--workdir={self.workdir}", f"--config.dataset={dataset}"]
-        self.processes = []
-        for i, output in enumerate(self.outputs):
-            command = [sys.executable, "-m", "imat_jax.train", *SMALL, *where]
-            if processes > 1:
-                command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
-                command.append(f"--process_id={i}")
-            with output.open("w") as file:
-                process = subprocess.Popen(
-                    command, cwd=ROOT, env=environment, stdout=file, stderr=file
-                )
+        command = [sys.executable, "-m", "imat_jax.train", *SMALL, f"--workdir={self.workdir}"]
+        command.append(f"--config.dataset={dataset}")
+        if processes > 1:
+            command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
+        for i in range(processes):
+            number, mine = len(list(folder.glob("out-*"))), [f"--process_id={i}"][: processes - 1]
+            self.outputs.append(folder / f"out-{number}")
+            streams = {"stdout": self.outputs[-1].open("w"), "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(command + mine, cwd=ROOT, env=environment, **streams)
             self.processes.append(process)
 
     @property
     def alive(self) -> list[subprocess.Popen]:
         return [p for p in self.processes if p.poll() is None]
 
-    def end(self, limit: float) -> float:
+    def check(self, good: object, what: str) -> None:
+        tails = (f"--- {o.name}\n{o.read_text()[-2500:]}" for o in self.outputs)
+        assert good, "\n".join([what, *tails])
+
+    def end(self, limit: float = LIMIT) -> float:
         """Seconds until the last process ended."""
         began = time.monotonic()
         while self.alive and time.monotonic() - began < limit:
             time.sleep(0.1)
-        hang = self.alive
-        for p in hang:
+        for p in (hang := self.alive):
             p.kill()
             p.wait()
-        assert not hang, f"{len(hang)} hung for {limit} s\n{self.tail()}"
+        self.check(not hang, f"{len(hang)} processes did not end in {limit} s")
         return time.monotonic() - began
 
     def finish(self) -> None:
-        self.end(300)
-        assert not any(p.returncode for p in self.processes), f"did not go on\n{self.tail()}"
+        self.end(600)
+        self.check({p.returncode for p in self.processes} == {0}, "did not go on")
 
     def fails(self, *said: str) -> None:
         """All end with an error; one of them says this, in one line and without a traceback."""
-        self.end(LIMIT)
-        assert all(p.returncode for p in self.processes), f"status 0\n{self.tail()}"
+        self.end()
+        self.check(all(p.returncode for p in self.processes), "status 0")
         text = "\n".join(o.read_text() for o in self.outputs)
         lines = [line for line in text.splitlines() if "error: " in line]
-        assert any(all(s in x for s in said) for x in lines), f"no line of {said}\n{self.tail()}"
-        assert "Traceback" not in text, f"tracebacks\n{self.tail()}"
-
-    def tail(self) -> str:
-        return "\n".join(f"--- {o.name}\n{o.read_text()[-2500:]}" for o in self.outputs)
+        self.check(any(all(s in x for s in said) for x in lines), f"no line of {said}")
+        self.check("Traceback" not in text, "tracebacks")
 
     def until_saving(self, step: int) -> None:
         """Until Orbax writes a checkpoint, once that of `step` is there."""
@@ -110,7 +125,7 @@ class Run:
 def compare(workdir: pathlib.Path, reference: pathlib.Path, exact: bool = True) -> None:
     both = workdir, reference
     if not exact:
-        lines = [map(json.loads, (w / "metrics.jsonl").read_text().splitlines()) for w in both]
+        lines = [rundir.read_metrics(w) for w in both]
         curves = [[(x["step"], x.get("loss", x.get("valid/loss"))) for x in ls] for ls in lines]
         return np.testing.assert_allclose(*curves, rtol=1e-5)
     for name in ("metrics.jsonl", "results.json"):
@@ -131,7 +146,7 @@ def kill(drill: Drills, folder: pathlib.Path, seed: str, at_save: bool) -> str:
         time.sleep(0.01)
     for i in victims:
         run.processes[i].kill()
-    seconds = run.end(LIMIT)
+    seconds = run.end()
     drill.start(folder, processes=again, devices=devices).finish()
     compare(run.workdir, drill.reference, exact=again == 2)
     return f"{seconds:.0f} s"
@@ -142,7 +157,7 @@ def disk(drill: Drills, folder: pathlib.Path, how: str) -> str:
     folder.mkdir()
     if how == "full":
         (folder / "run").mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder / "run")]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder / "run"]
         if subprocess.run(mount, capture_output=True).returncode:
             return "skipped: cannot mount a tmpfs"
     try:
@@ -161,7 +176,7 @@ def disk(drill: Drills, folder: pathlib.Path, how: str) -> str:
         return ""
     finally:
         if how == "full":
-            subprocess.run(["umount", str(folder / "run")], check=True)
+            subprocess.run(["umount", folder / "run"], check=True)
 
 
 def damage(path: pathlib.Path, how: str) -> None:
@@ -173,20 +188,17 @@ def damage(path: pathlib.Path, how: str) -> None:
 
 def checkpoint(drill: Drills, folder: pathlib.Path, which: str, name: str, how: str) -> None:
     """Files `name` of checkpoints `which` of the finished run are damaged."""
-    shutil.copytree(drill.reference, folder / "run")
-    shutil.rmtree(folder / "run" / "predictions")
-    (folder / "run" / "results.json").unlink()
-    root = folder / "run" / "checkpoints"
+    outcome = shutil.ignore_patterns("predictions", "results.json")
+    root = shutil.copytree(drill.reference, folder / "run", ignore=outcome) / "checkpoints"
     steps = list(root.glob(which))
-    for path in (path for step in steps for path in step.glob(name)):
-        if path.is_file():
-            damage(path, how)
+    for path in (path for step in steps for path in step.glob(name) if path.is_file()):
+        damage(path, how)
     before = sorted(root.rglob("*"))
     run = drill.start(folder)
     if which == "last/30":
         run.finish()
         said = f"warning: {root / which} is damaged, and now 30.damaged"
-        assert said in run.outputs[0].read_text(), f"not told\n{run.tail()}"
+        run.check(said in run.outputs[0].read_text(), "not told")
         assert (root / "last" / "30.damaged").is_dir(), "not set aside"
         compare(run.workdir, drill.reference)
     else:
@@ -202,28 +214,10 @@ def shard(drill: Drills, folder: pathlib.Path, split: str, how: str, processes: 
     Run(folder, data, processes).fails(str(path))
 
 
-class Drills:
-    """What they share: a data set, and a run that nothing happens to."""
-
-    def __init__(self, folder: pathlib.Path):
-        self.dataset, self.reference = folder / "data", folder / "reference" / "run"
-        corpus = synthetic.corpus({"train": 96, "valid": 40, "test": 50})
-        builder.build(corpus, self.dataset, progress=False)
-        self.start(folder / "warm").finish()  # compiles
-        run = self.start(folder / "reference")
-        run.finish()
-        self.seconds = time.monotonic() - run.began
-
-    def start(self, folder: pathlib.Path, **kw) -> Run:
-        return Run(folder, self.dataset, **kw)
-
-
 def planned(moments: int, seed: int) -> list[tuple[str, Callable, tuple]]:
     """(title, drill, arguments)"""
-    plan: list[tuple[str, Callable, tuple]] = []
-    for i in range(moments):
-        title = "kill, while saving" if i % 4 == 3 else "kill, at any moment"
-        plan.append((title, kill, (f"{seed} {i}", i % 4 == 3)))
+    titles = ["kill, at any moment"] * 3 + ["kill, while saving"]
+    plan = [(titles[i % 4], kill, (f"{seed} {i}", i % 4 == 3)) for i in range(moments)]
     plan += [("disk", disk, (how,)) for how in ("full", "limit")]
     ways = ["default/_METADATA cut", "default/**/d/* zeros", "default/**/d/* cut",
             "default/d/* bit", "default/*.ocdbt cut", "_CHECKPOINT_METADATA cut"]  # fmt: skip
@@ -236,18 +230,13 @@ def planned(moments: int, seed: int) -> list[tuple[str, Callable, tuple]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--moments", type=int, default=20, help="kills")
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in (("moments", 20), ("seed", 0), ("jobs", 2)):  # jobs: drills at a time
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--drills", default="kill,disk,checkpoint,shard")
-    parser.add_argument("--jobs", type=int, default=2, help="drills at a time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        os.environ |= {
-            "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        }  # fmt: skip
+        os.environ |= ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}
         drills = Drills(folder)
         print(f"undisturbed: {drills.seconds:.0f} s", flush=True)
 
@@ -268,8 +257,8 @@ def main() -> int:
             results = list(pool.map(lambda x: one(x[0], *x[1]), enumerate(plan)))
     print(f"\n{'drill':<24}{'tried':>8}{'survived':>10}{'skipped':>10}")
     for title in dict.fromkeys(t for t, _ in results):
-        mine = [r for t, r in results if t == title]
-        print(f"{title:<24}{len(mine):>8}{mine.count('survived'):>10}{mine.count('skipped'):>10}")
+        ends = [r for t, r in results if t == title]
+        print(f"{title:<24}{len(ends):>8}{ends.count('survived'):>10}{ends.count('skipped'):>10}")
     return int("FAILED" in {r for _, r in results})
 
 

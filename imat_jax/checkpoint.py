@@ -38,12 +38,8 @@ class Checkpoints:
         self._root = pathlib.Path(workdir).absolute() / "checkpoints"
         _note_failures()
         with self._writing():
-            self._last = ocp.CheckpointManager(
-                self._root / "last", options=ocp.CheckpointManagerOptions(max_to_keep=2)
-            )
-            self._best = ocp.CheckpointManager(
-                self._root / "best", options=ocp.CheckpointManagerOptions(max_to_keep=1)
-            )
+            self._last = _manager(self._root / "last", max_to_keep=2)
+            self._best = _manager(self._root / "best", max_to_keep=1)
 
     @property
     def last_step(self) -> int | None:
@@ -144,6 +140,13 @@ class Checkpoints:
                 f"cannot write a checkpoint to {self._root}: {_short(error)}. Make room there; the "
                 "same command then goes on from the last one that is whole"
             ) from error
+
+
+def _manager(folder: pathlib.Path, max_to_keep: int) -> ocp.CheckpointManager:
+    # Two managers write at a time; where their barriers have one name, the processes lose them.
+    prefix = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
+    options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, multiprocessing_options=prefix)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def _finish(manager: ocp.CheckpointManager) -> None:
