@@ -135,6 +135,8 @@ class Checkpoints:
             if _failures:
                 raise _failures[0]
             yield
+        except TimeoutError:  # of Orbax, when another process is lost
+            raise
         except (OSError, ValueError) as error:
             raise DataError(
                 f"cannot write a checkpoint to {self._root}: {_short(error)}. Make room there; the "

@@ -53,7 +53,7 @@ def processes() -> Iterator[None]:
         jax.distributed.shutdown()
         raise
     except BaseException as error:
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
             lost = str(error).splitlines()[0]
             said = f"another process is lost ({lost}); the same command goes on from the last save"
         elif isinstance(error, UsageError | DataError):
