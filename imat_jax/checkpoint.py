@@ -226,11 +226,12 @@ def _note_failures() -> None:
 
 
 def _note(record: logging.LogRecord) -> bool:
-    """Of the messages with a traceback, keep the error and drop the message."""
-    if record.exc_info and record.exc_info[1] is not None:
+    """Of Orbax's messages with a traceback, keep the error and drop the message."""
+    if not record.exc_info or record.exc_info[1] is None:
+        return True
+    if "orbax" in record.pathname:
         _failures.append(record.exc_info[1])
-        return False
-    return True
+    return record.name != "asyncio" and "orbax" not in record.pathname
 
 
 def _sum(tree: Any) -> int:
