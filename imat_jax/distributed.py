@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
@@ -52,7 +53,7 @@ def processes() -> Iterator[None]:
         jax.distributed.shutdown()
         raise
     except BaseException as error:
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
             lost = str(error).splitlines()[0]
             said = f"another process is lost ({lost}); the same command goes on from the last save"
         elif isinstance(error, UsageError | DataError):
@@ -105,6 +106,11 @@ def agree(what: str, value: str) -> None:
         multihost_utils.assert_equal(zlib.crc32(value.encode()) >> 1)
     except AssertionError as error:
         raise UsageError(f"the processes of this run do not have the same {what}") from error
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is so in any process; all are to ask."""
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 class Stop:

@@ -115,9 +115,10 @@ def table(experiment: Experiment, results: dict[str, Any], splits: list[str]) ->
 
 
 def main(argv: list[str]) -> None:
-    workdir, splits = flags.FLAGS.workdir, flags.FLAGS.split
+    workdir, splits = pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.split
     experiment = experiments.make(configs.load(workdir))
-    results = evaluate(experiment, workdir, splits)
+    with rundir.room(workdir):
+        results = evaluate(experiment, workdir, splits)
     print(table(experiment, results, splits))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.metadata
 import json
 import os
@@ -9,20 +11,40 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import ml_collections
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from imat_jax import config as configs
 from imat_jax import distributed
 from imat_jax.cli import UsageError
+from imat_jax.data.corpus import DataError
 from imat_jax.data.dataset import Dataset
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
             "array-record", "numpy", "ml-collections", "ml_dtypes")  # fmt: skip
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def room(workdir: pathlib.Path) -> Iterator[None]:
+    """That there is no room left in it for what is written within is bad input, of one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DataError(
+            f"cannot write to {workdir}: {error}. Make room there; the same command then goes on"
+        ) from error
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -110,7 +132,11 @@ class MetricWriter:
             path = workdir / f"{name}.jsonl"
             _truncate(path, step)
             self._files[name] = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
+        # Not by SummaryWriter: its thread dies of a full disk, and the run then waits for it.
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+        if step:  # what a killed run wrote after it is not to be shown
+            self._event(step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float], file: str = "metrics") -> None:
         if not self._files:
@@ -119,7 +145,11 @@ class MetricWriter:
         self._files[file].write(json.dumps({"step": step} | values) + "\n")
         self._files[file].flush()
         for key, value in values.items():
-            self._board.add_scalar(key, value, step)
+            self._event(step, summary=summary.scalar(key, value))
+        self._board.flush()
+
+    def _event(self, step: int, **content: Any) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
         for file in self._files.values():

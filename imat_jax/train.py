@@ -111,16 +111,15 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
     update = updates.make_update(experiment, tx)
     infer = inference.make_step(experiment)
     checkpoints = Checkpoints(workdir)
-    first = checkpoints.last_step or 0
     if checkpoints.last_step is None:
         state = updates.initial(experiment, tx)
     else:
         state = checkpoints.restore(updates.like(experiment, tx))
-    best = (
-        checkpoints.best_scores()[f"valid/{experiment.selection}"]
-        if (checkpoints.best_step is not None)
-        else math.nan
-    )
+    first = checkpoints.last_step or 0  # after restoring: it may have been an older one
+    best = math.nan
+    if checkpoints.best_step is not None:
+        checkpoints.restore_best(experiment.abstract_params())  # it can be read, and so at the end
+        best = checkpoints.best_scores()[f"valid/{experiment.selection}"]
     size = sum(p.size for p in jax.tree.leaves(state["params"]))
     say(
         f"{dataset.metadata['protocol']}, {'+'.join(experiment.dims)}: "
@@ -252,8 +251,9 @@ def main(argv: list[str]) -> None:
         return dryrun.run(f.config, f.chip)
     if not f.workdir:
         raise UsageError("--workdir=DIR says where the run is kept")
-    with distributed.processes():
-        train(f.config, pathlib.Path(f.workdir), f.profile)
+    workdir = pathlib.Path(f.workdir)
+    with distributed.processes(), rundir.room(workdir):
+        train(f.config, workdir, f.profile)
 
 
 if __name__ == "__main__":

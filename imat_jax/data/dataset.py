@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,15 +37,18 @@ class Dataset:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Dataset:
-        """Raises `DataError` where there is no dataset."""
+        """Raises `DataError` where there is no dataset, or a damaged one."""
         path = pathlib.Path(path)
         if not (path / "dataset_info.json").is_file():
             raise DataError(
                 f"{path}: no dataset there (no dataset_info.json); make one with "
                 f"`python -m imat_jax.build --source=… --output={path}`"
             )
-        builder = tfds.builder_from_directory(path)
-        features = builder.info.features
+        try:
+            builder = tfds.builder_from_directory(path)
+            features = builder.info.features
+        except Exception as error:  # of TFDS, of protocol buffers, of JSON
+            raise damaged(path / "dataset_info.json or features.json", error) from error
         dims = {m: features[m].shape[-1] for m in MODALITIES if m in features}
         return cls(path, builder, dims, dict(builder.info.metadata or {}))
 
@@ -56,19 +62,23 @@ class Dataset:
         sums = self.path / CHECKSUMS
         return hashlib.sha256(sums.read_bytes()).hexdigest() if sums.is_file() else "unknown"
 
-    def source(self, split: str):
+    def source(self, split: str) -> Records:
         """Random access to the records of `split`: `source[i]`, `source.__getitems__([…])`."""
         if split not in self.splits:
             raise DataError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
-        return self.builder.as_data_source(split)
+        info = self.builder.info.splits[split]
+        return Records(self.builder.as_data_source(split), info.filepaths, info.shard_lengths)
 
     def index(self, split: str) -> dict[str, np.ndarray]:
         """`id`, `group`, `order`, `label` and `{m}_length` of all records, without reading them."""
         source = self.source(split)
         path = self.path / f"index-{split}.npz"
         if path.is_file():
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+            try:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                    return {name: archive[name] for name in archive.files}
+            except (OSError, ValueError, zipfile.BadZipFile) as error:
+                raise damaged(path, error) from error
         columns: dict[str, list] = {}
         for example in tqdm.tqdm(source, f"index {split}", unit="utt"):
             row = {k: example[k] for k in ("order", "label")}
@@ -77,3 +87,44 @@ class Dataset:
             for key, value in row.items():
                 columns.setdefault(key, []).append(value)
         return {name: np.asarray(column) for name, column in columns.items()}
+
+
+class Records:
+    """A split's records; one that cannot be read is an error that names its file.
+
+    Args:
+      source: of TFDS; opens a file when it is first read from.
+      files: the split's, in order; `lengths`: records of each.
+    """
+
+    def __init__(self, source: Any, files: Sequence[os.PathLike], lengths: Sequence[int]):
+        self._source, self._files = source, [os.fspath(f) for f in files]
+        self._ends = list(itertools.accumulate(lengths))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> Mapping[str, Any]:
+        try:
+            return self._source[i]
+        except IndexError:
+            raise
+        except Exception as error:  # what ArrayRecord and TFDS's parser raise is not documented
+            raise damaged(self._files[bisect.bisect(self._ends, i)], error) from error
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
+        try:
+            return self._source.__getitems__(indices)
+        except Exception:
+            return [self[i] for i in indices]  # one of them fails again, and says whose it is
+
+
+def damaged(path: str | os.PathLike, error: Exception) -> DataError:
+    said = (str(error).splitlines() or [""])[0][:100]
+    return DataError(
+        f"{path} is damaged ({type(error).__name__}: {said}); `sha256sum -c {CHECKSUMS}` in its "
+        "folder says which files are. Copy them again, or build the dataset again"
+    )
