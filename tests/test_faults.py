@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import run
-from test_train import assert_same_run, flags_of
+from programs import run, small_flags
+from test_train import assert_same_run
 
 from imat_jax import rundir
 from imat_jax.checkpoint import Checkpoints
@@ -38,7 +38,7 @@ def error_of(done):
 @pytest.fixture(scope="module")
 def finished(tiny_dataset, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    done = run("train", *flags_of(workdir, tiny_dataset, **STEPS))
+    done = run("train", *small_flags(workdir, tiny_dataset, **STEPS))
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -57,7 +57,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_gone_on_from(
 ):
     last = copy / "checkpoints" / "last"
     damage(last / "6" / "default" / "manifest.ocdbt", "cut")
-    done = run("train", *flags_of(copy, tiny_dataset, **STEPS))
+    done = run("train", *small_flags(copy, tiny_dataset, **STEPS))
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert len(told) == 1 and f"{last / '6'} is damaged, and now 6.damaged" in told[0]
@@ -100,7 +100,7 @@ def test_where_no_whole_checkpoint_is_left_nothing_is_touched(copy, tiny_dataset
     for path in damaged:
         damage(path, "cut")
     before = sorted((copy / "checkpoints").rglob("*"))
-    said = error_of(run("train", *flags_of(copy, tiny_dataset, **STEPS)))
+    said = error_of(run("train", *small_flags(copy, tiny_dataset, **STEPS)))
     assert message in said and "from a copy" in said
     for path in damaged:
         folder = copy.joinpath(*path.relative_to(copy).parts[:3])
@@ -116,7 +116,7 @@ def test_a_damaged_shard_is_named(finished, tiny_dataset, tmp_path, split, how):
     with pytest.raises(DataError, match=f"^{path} is damaged"):
         list(Dataset.open(data).source(split))
     if split == "train":  # in training it comes out of a reading thread
-        done = run("train", *flags_of(tmp_path / "run", Dataset.open(data), **STEPS))
+        done = run("train", *small_flags(tmp_path / "run", Dataset.open(data), **STEPS))
         assert f"error: {path} is damaged" in error_of(done)
 
 
@@ -133,7 +133,7 @@ def small_files_only():
 
 
 def test_a_full_disk_is_one_line(tiny_dataset, tmp_path):
-    flags = flags_of(tmp_path / "run", tiny_dataset, **STEPS)
+    flags = small_flags(tmp_path / "run", tiny_dataset, **STEPS)
     said = error_of(run("train", *flags, setup=small_files_only))
     assert f"cannot write a checkpoint to {tmp_path / 'run'}" in said and "Make room" in said
 
