@@ -12,7 +12,7 @@ import ml_collections
 from flax import nnx
 
 from imat_jax import config as configs
-from imat_jax import models, sharding, tasks
+from imat_jax import models, sharding, tasks, tuning
 from imat_jax.cli import UsageError
 from imat_jax.data import loader, published
 from imat_jax.data.dataset import Dataset
@@ -26,7 +26,8 @@ class Network:
     Attributes:
       dims: {modality: feature width} of the modalities used, in canonical order.
       graphdef: the model without its parameters, for `nnx.merge`.
-      statistics: training-split moments to standardise with, or None.
+      statistics: training-split moments to standardise what is read with, or None.
+      text: the text encoder that is trained too, or None.
     """
 
     config: ml_collections.ConfigDict
@@ -35,10 +36,12 @@ class Network:
     dims: Mapping[str, int]
     graphdef: Any
     statistics: Mapping[str, Mapping] | None
+    text: tuning.Text | None
 
     def params(self, key: jax.Array) -> nnx.State:
-        """Fresh parameters."""
-        return nnx.state(_model(self.config, self.dims, self.task, key), nnx.Param)
+        """Fresh parameters; `tuning.pretrained` fills those of the text encoder."""
+        model = _model(self.config, self.dims, self.task, self.text, key)
+        return nnx.state(model, nnx.Param)
 
     def placed(self, make: Callable[..., Any], *args: Any) -> Any:
         """Shapes, dtypes and placement of what `make(*args)` makes: parameters, or a train state.
@@ -94,6 +97,7 @@ def network(
     """
     _keep_compiled_programs()
     dims = configs.modalities(config, {m: v["dim"] for m, v in metadata["modalities"].items()})
+    text = tuning.find(config, metadata, tuple(dims))
     try:
         threshold = config.task.threshold
         task = tasks.make(
@@ -104,11 +108,13 @@ def network(
             threshold=None if threshold < 0 else threshold,
         )
         key = jax.random.key(0)
-        model = nnx.eval_shape(lambda: _model(config, dims, task, key))
+        model = nnx.eval_shape(lambda: _model(config, dims, task, text, key))
     except (TypeError, ValueError) as error:
         raise UsageError(f"config: {error}") from error
     statistics = metadata["statistics"] if config.data.standardize else None
-    return Network(config, task, mesh, dims, nnx.graphdef(model), statistics)
+    if statistics and text:  # the model standardises what its text encoder gives
+        statistics = {m: v for m, v in statistics.items() if m != "text"}
+    return Network(config, task, mesh, dims, nnx.graphdef(model), statistics, text)
 
 
 def make(config: ml_collections.ConfigDict) -> Experiment:
@@ -117,6 +123,8 @@ def make(config: ml_collections.ConfigDict) -> Experiment:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)
     net = network(config, dataset.metadata, mesh)
+    if net.text:
+        dataset = tuning.tokenized(dataset, net.text)
     if config.data.mode == "published":
         buckets = [tuple(published.LIMITS[m] for m in net.dims)]
     elif config.data.mode == "corrected":
@@ -139,9 +147,14 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
 
 
-def _model(config, dims: Mapping[str, int], task: tasks.Task, key: jax.Array):
+def _model(
+    config, dims: Mapping[str, int], task: tasks.Task, text: tuning.Text | None, key: jax.Array
+):
     limits = published.LIMITS if config.data.mode == "published" else config.data.max_frames
-    return models.make(
+    model = models.make(
         config.model, dims, task.outputs, nnx.Rngs(params=key), dtype=config.dtype,
         max_frames=dict(limits),
     )  # fmt: skip
+    if text is None:
+        return model
+    return tuning.Tuned(model, text, dtype=config.dtype, remat=config.model.remat)

@@ -37,6 +37,12 @@ RULES = (
     (r"ffn/inner/kernel", P(None, "model")),  # [D, F]
     (r"ffn/inner/bias", P("model")),  # [F]
     (r"ffn/outer/kernel", P("model", None)),  # [F, D]
+    (r"bert/layers/\d+/qkv/kernel", P(None, None, "model", None)),  # [D, 3, H, K]
+    (r"bert/layers/\d+/qkv/bias", P(None, "model", None)),  # [3, H, K]
+    (r"bert/layers/\d+/out/kernel", P("model", None)),  # [H K, D]
+    (r"bert/layers/\d+/inner/kernel", P(None, "model")),  # [D, F]
+    (r"bert/layers/\d+/inner/bias", P("model")),  # [F]
+    (r"bert/layers/\d+/outer/kernel", P("model", None)),  # [F, D]
 )
 
 

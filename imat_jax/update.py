@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from imat_jax import sharding
+from imat_jax import sharding, tuning
 from imat_jax.data.statistics import standardize
 from imat_jax.experiment import Network
 from imat_jax.mixup import mixup
@@ -27,7 +27,8 @@ State = dict[str, Any]
 def initial(net: Network, tx: optax.GradientTransformation) -> State:
     """The state before the first update, made where it will live."""
     where = jax.tree.map(lambda x: x.sharding, like(net, tx))
-    return jax.jit(lambda: _initial(net, tx), out_shardings=where)()
+    state = jax.jit(lambda: _initial(net, tx), out_shardings=where)()
+    return tuning.pretrained(state, net.text) if net.text else state
 
 
 def like(net: Network, tx: optax.GradientTransformation) -> State:
@@ -93,6 +94,8 @@ def make_update(net: Network, tx: optax.GradientTransformation) -> Callable:
             batch = batch | {"share": share, "other_label": batch["label"][partner]}
         loss, grads = loss_and_gradients(state["params"], batch, key)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        if net.text:
+            updates = tuning.scaled(updates, config.tune.lr_scale)
         params = optax.apply_updates(state["params"], updates)
         if "ema" in state:
             # A short memory at first, or the initial weights would stay in the average.
