@@ -117,6 +117,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Decay of the moving average of the parameters that is validated and kept; 0: the parameters.
     c.optim.ema = 0.0
 
+    c.tune = ml_collections.ConfigDict()
+    # Train the text encoder too: tokens of the transcripts go through it in the step.
+    c.tune.text = False
+    # Which, as `--encoders=text=` of extraction names it; "": the one that the dataset records.
+    c.tune.text_encoder = ""
+    # Its learning rate, as a multiple of all others'.
+    c.tune.lr_scale = 0.1
+
     c.mesh = ml_collections.ConfigDict()
     # Devices along each axis; -1: all that are left. `data` splits the batch, `fsdp` the batch and
     # the parameters, `model` attention heads and feed-forward layers.

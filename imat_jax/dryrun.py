@@ -45,6 +45,8 @@ def network(config) -> tuple[Network, tuple[int, ...], str]:
         if Dataset.open(config.dataset):
             made = experiment.make(config)
             return made, made.buckets[-1], f"{config.dataset}, its largest batch"
+    if config.tune.text:
+        raise UsageError(f"tune.text: {config.dataset} is not there to say which text encoder")
     metadata = {
         "modalities": {m: {"dim": config.model.features[m] or w} for m, w in WIDTHS.items()},
         "task": "sentiment", "class_names": [], "statistics": None,
@@ -66,7 +68,9 @@ def batch_of(net: Network, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeSt
 
     batch = {"label": array(kind, *label.shape[1:]), "weight": array(np.float32)}
     for (m, dim), frames in zip(net.dims.items(), shape, strict=True):
-        batch |= {m: array(jnp.bfloat16, frames, dim), f"{m}_mask": array(np.bool_, frames)}
+        is_tokens = net.text is not None and m == "text"
+        x = array(np.int32, frames) if is_tokens else array(jnp.bfloat16, frames, dim)
+        batch |= {m: x, f"{m}_mask": array(np.bool_, frames)}
     return batch
 
 
@@ -79,7 +83,7 @@ def plan(config, chip: str) -> dict[str, Any]:
     like = update.like(net, tx)
     compiled = update.make_update(net, tx).lower(like, batch_of(net, shape)).compile()
     memory = compiled.memory_analysis()
-    model = nnx.merge(net.graphdef, net.abstract_params())
+    model = nnx.merge(net.graphdef, net.abstract)
     operations = 3 * float(flops.forward(model, np.asarray([shape]))[0]) * config.batch_size
     sent = hlo.collectives(compiled.as_text(), devices)
     lines = peak.links if devices <= peak.reach else peak.network

@@ -48,7 +48,7 @@ def evaluate(
     checkpoints = Checkpoints(workdir)
     if checkpoints.best_step is None:
         raise UsageError(f"{workdir} has no checkpoint yet; train it first")
-    params = checkpoints.restore_best(experiment.abstract_params())
+    params = checkpoints.restore_best(experiment.abstract)
     path = workdir / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
     results |= {

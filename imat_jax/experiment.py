@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import ml_collections
 from flax import nnx
 
 from imat_jax import config as configs
-from imat_jax import models, sharding, tasks
+from imat_jax import models, sharding, tasks, tuning
 from imat_jax.cli import UsageError
 from imat_jax.data import loader, published
 from imat_jax.data.dataset import Dataset
@@ -25,43 +25,32 @@ class Network:
 
     Attributes:
       dims: {modality: feature width} of the modalities used, in canonical order.
-      attention: the backend of self-attention (`models/backends.py`).
       graphdef: the model without its parameters, for `nnx.merge`.
-      statistics: training-split moments to standardise with, or None.
+      abstract: shapes, dtypes and placement of the parameters.
+      attention: the backend of self-attention (`models/backends.py`).
+      statistics: training-split moments to standardise what is read with, or None.
+      text: the text encoder that is trained too, or None.
     """
 
     config: ml_collections.ConfigDict
     task: tasks.Task
     mesh: jax.sharding.Mesh
     dims: Mapping[str, int]
-    attention: str
     graphdef: Any
+    abstract: nnx.State
+    attention: str
     statistics: Mapping[str, Mapping] | None
+    text: tuning.Text | None
 
     def params(self, key: jax.Array) -> nnx.State:
-        """Fresh parameters."""
-        return nnx.state(_model(self.config, self.dims, self.task, self.mesh, key), nnx.Param)
-
-    def placed(self, make: Callable[..., Any], *args: Any) -> Any:
-        """Shapes, dtypes and placement of what `make(*args)` makes: parameters, or a train state.
-
-        Raises:
-          UsageError: it does not divide over the mesh.
-        """
-        shapes = jax.eval_shape(make, *args)
-        where = sharding.of_state(shapes, self.mesh, self.config.mesh.fsdp_min)
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where
-        )
+        """Fresh parameters; `tuning.pretrained` fills those of the text encoder."""
+        model = _model(self.config, self.dims, self.task, self.mesh, self.text, key)
+        return nnx.state(model, nnx.Param)
 
     def apply(self, params: nnx.State, batch: Mapping, **kw: Any) -> tuple[jax.Array, dict]:
         """The model on a batch, (outputs [B, K], extras), on this mesh; to be called under jit."""
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             return nnx.merge(self.graphdef, params)(batch, **kw)
-
-    def abstract_params(self) -> nnx.State:
-        """Shapes, dtypes and placement of the parameters, to restore a checkpoint into."""
-        return self.placed(self.params, jax.random.key(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +90,7 @@ def network(
     """
     _keep_compiled_programs()
     dims = configs.modalities(config, {m: v["dim"] for m, v in metadata["modalities"].items()})
+    text = tuning.find(config, metadata, tuple(dims))
     try:
         threshold = config.task.threshold
         task = tasks.make(
@@ -111,11 +101,18 @@ def network(
             threshold=None if threshold < 0 else threshold,
         )
         key = jax.random.key(0)
-        model = nnx.eval_shape(lambda: _model(config, dims, task, mesh, key))
+        model = nnx.eval_shape(lambda: _model(config, dims, task, mesh, text, key))
     except (TypeError, ValueError) as error:
         raise UsageError(f"config: {error}") from error
     statistics = metadata["statistics"] if config.data.standardize else None
-    return Network(config, task, mesh, dims, model.attention, nnx.graphdef(model), statistics)
+    if statistics and text:  # the model standardises what its text encoder gives
+        statistics = {m: v for m, v in statistics.items() if m != "text"}
+    graphdef, shapes = nnx.split(model, nnx.Param)
+    abstract = sharding.placed(shapes, mesh, config.mesh.fsdp_min)
+    attention = (model.fusion if text else model).attention
+    return Network(
+        config, task, mesh, dims, graphdef, abstract, attention, statistics, text
+    )  # fmt: skip
 
 
 def make(config: ml_collections.ConfigDict) -> Experiment:
@@ -124,6 +121,8 @@ def make(config: ml_collections.ConfigDict) -> Experiment:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)
     net = network(config, dataset.metadata, mesh)
+    if net.text:
+        dataset = tuning.tokenized(dataset, net.text)
     if config.data.mode == "published":
         buckets = [tuple(published.LIMITS[m] for m in net.dims)]
     elif config.data.mode == "corrected":
@@ -146,9 +145,12 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
 
 
-def _model(config, dims: Mapping[str, int], task: tasks.Task, mesh, key: jax.Array):
+def _model(config, dims: Mapping[str, int], task, mesh, text: tuning.Text | None, key: jax.Array):
     limits = published.LIMITS if config.data.mode == "published" else config.data.max_frames
-    return models.make(
+    model = models.make(
         config.model, dims, task.outputs, nnx.Rngs(params=key), dtype=config.dtype,
         max_frames=dict(limits), device=mesh.devices.flat[0],
     )  # fmt: skip
+    if text is None:
+        return model
+    return tuning.Tuned(model, text, dtype=config.dtype, remat=config.model.remat)

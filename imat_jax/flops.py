@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from imat_jax.encoders.bert import Bert
 from imat_jax.models.imat import IMAT
+from imat_jax.tuning import Tuned
 
 
-def forward(model: IMAT, lengths: np.ndarray) -> np.ndarray:
+def forward(model: IMAT | Tuned, lengths: np.ndarray) -> np.ndarray:
     """Operations of one forward pass, [N] float64; a training step takes three times as many.
 
     Matrix products only, two operations a multiply-add. What padding costs is not work done: it is
@@ -15,9 +17,12 @@ def forward(model: IMAT, lengths: np.ndarray) -> np.ndarray:
 
     Args:
       model: with parameters, or their shapes (`nnx.eval_shape`).
-      lengths: [N, M] frames of the utterances in each of `model.modalities`.
+      lengths: [N, M] frames of the utterances in each of the model's modalities.
     """
     lengths = np.asarray(lengths, np.float64)
+    if isinstance(model, Tuned):
+        text = lengths[:, model.fusion.modalities.index("text")]
+        return forward(model.fusion, lengths) + _bert(model.bert, text)
     total = np.zeros(len(lengths))
     frames, present = {}, {}
     for m, t in zip(model.modalities, lengths.T, strict=True):
@@ -41,6 +46,13 @@ def forward(model: IMAT, lengths: np.ndarray) -> np.ndarray:
     for dense in (model.head.dense, model.head.out):
         total += np.prod(dense.kernel.shape)
     return 2 * total
+
+
+def _bert(model: Bert, tokens: np.ndarray) -> np.ndarray:
+    config = model.config
+    width = config.hidden_size
+    per_token = 4 * width**2 + 2 * width * config.intermediate_size + 2 * tokens * width
+    return 2 * config.num_hidden_layers * tokens * per_token
 
 
 def _inner(layer) -> int:

@@ -45,7 +45,7 @@ class Meter:
     """
 
     def __init__(self, net: Network, split: loader.Split):
-        model = nnx.merge(net.graphdef, net.abstract_params())
+        model = nnx.merge(net.graphdef, net.abstract)
         self._split = split
         self._flops = 3 * flops.forward(model, split.lengths)  # [N], forward and backward
         self._devices = net.mesh.size

@@ -103,12 +103,21 @@ def open_run(
     config = configs.load(workdir)
     metadata = json.loads((workdir / "dataset.json").read_text())
     mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
+    if config.tune.text and config.tune.text_encoder:
+        moved = [f"text={config.tune.text_encoder}", *moved]
+    if config.tune.text and moved:
+        config.tune.text_encoder = encoders.parse(moved).get("text", "")
     net = experiments.network(config, metadata, mesh)
     extractor = _extractor(workdir, metadata, tuple(net.dims), moved, asr)
+    if net.text:  # the run has a network of its own for what these are the tokens of
+        tokens = net.text.tokenizer()
+        extractor.encoders["text"] = dataclasses.replace(
+            extractor.encoders["text"], encode=lambda texts: [tokens(text) for text in texts]
+        )
     checkpoints = Checkpoints(workdir)
     if checkpoints.best_step is None:
         raise UsageError(f"{workdir} has no checkpoint yet; train it first")
-    params = checkpoints.restore_best(net.abstract_params())
+    params = checkpoints.restore_best(net.abstract)
     checkpoints.close()
     return extractor, windows.make_reader(net, params, metadata["dtype"]), net.task
 

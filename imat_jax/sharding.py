@@ -37,6 +37,12 @@ RULES = (
     (r"ffn/inner/kernel", P(None, "model")),  # [D, F]
     (r"ffn/inner/bias", P("model")),  # [F]
     (r"ffn/outer/kernel", P("model", None)),  # [F, D]
+    (r"bert/layers/\d+/qkv/kernel", P(None, None, "model", None)),  # [D, 3, H, K]
+    (r"bert/layers/\d+/qkv/bias", P(None, "model", None)),  # [3, H, K]
+    (r"bert/layers/\d+/out/kernel", P("model", None)),  # [H K, D]
+    (r"bert/layers/\d+/inner/kernel", P(None, "model")),  # [D, F]
+    (r"bert/layers/\d+/inner/bias", P("model")),  # [F]
+    (r"bert/layers/\d+/outer/kernel", P("model", None)),  # [F, D]
 )
 
 
@@ -66,8 +72,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def of_state(state: Any, mesh: Mesh, smallest: int) -> Any:
-    """A NamedSharding for each array of `state`: parameters, or a train state that holds some.
+def placed(state: Any, mesh: Mesh, smallest: int) -> Any:
+    """Shapes, dtypes and placement of `state`: parameters, or a train state that holds some.
 
     Args:
       state: arrays or their shapes.
@@ -79,9 +85,10 @@ def of_state(state: Any, mesh: Mesh, smallest: int) -> Any:
         divide.
     """
 
-    def place(path, array) -> NamedSharding:
+    def place(path, x) -> jax.ShapeDtypeStruct:
         name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
-        return NamedSharding(mesh, spec(name, array.shape, mesh.shape, smallest))
+        where = NamedSharding(mesh, spec(name, x.shape, mesh.shape, smallest))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
     return jax.tree.map_with_path(place, state)
 

@@ -118,7 +118,7 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
     first = checkpoints.last_step or 0  # after restoring: it may have been an older one
     best = math.nan
     if checkpoints.best_step is not None:
-        checkpoints.restore_best(experiment.abstract_params())  # it can be read, and so at the end
+        checkpoints.restore_best(experiment.abstract)  # it can be read, and so at the end
         best = checkpoints.best_scores()[f"valid/{experiment.selection}"]
     size = sum(p.size for p in jax.tree.leaves(state["params"]))
     say(

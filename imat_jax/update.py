@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from imat_jax import sharding
+from imat_jax import sharding, tuning
 from imat_jax.data.statistics import standardize
 from imat_jax.experiment import Network
 from imat_jax.mixup import mixup
@@ -26,23 +26,28 @@ State = dict[str, Any]
 
 def initial(net: Network, tx: optax.GradientTransformation) -> State:
     """The state before the first update, made where it will live."""
+
+    def make() -> State:
+        key = jax.random.key(net.config.seed)
+        return _around(net, tx, net.params(jax.random.fold_in(key, 0)))
+
     where = jax.tree.map(lambda x: x.sharding, like(net, tx))
-    return jax.jit(lambda: _initial(net, tx), out_shardings=where)()
+    state = jax.jit(make, out_shardings=where)()
+    return tuning.pretrained(state, net.text) if net.text else state
 
 
 def like(net: Network, tx: optax.GradientTransformation) -> State:
     """Shapes, dtypes and placement of the state's arrays."""
-    return net.placed(lambda: _initial(net, tx))
+    shapes = jax.eval_shape(lambda params: _around(net, tx, params), net.abstract)
+    return sharding.placed(shapes, net.mesh, net.config.mesh.fsdp_min)
 
 
-def _initial(net: Network, tx: optax.GradientTransformation) -> State:
-    key = jax.random.key(net.config.seed)
-    params = net.params(jax.random.fold_in(key, 0))
+def _around(net: Network, tx: optax.GradientTransformation, params: nnx.State) -> State:
     state = {
         "params": params,
         "opt_state": tx.init(params),
         "step": jnp.zeros((), jnp.int32),
-        "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
+        "rng": jax.random.key_data(jax.random.fold_in(jax.random.key(net.config.seed), 1)),
     }
     if net.config.optim.ema:
         state["ema"] = params
@@ -92,6 +97,8 @@ def make_update(net: Network, tx: optax.GradientTransformation) -> Callable:
             batch = batch | {"share": share, "other_label": batch["label"][partner]}
         loss, grads = loss_and_gradients(state["params"], batch, key)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        if net.text:
+            updates = tuning.scaled(updates, config.tune.lr_scale)
         params = optax.apply_updates(state["params"], updates)
         if "ema" in state:
             # A short memory at first, or the initial weights would stay in the average.

@@ -36,6 +36,8 @@ class Reading:
 def make_reader(net: Network, params: Any, dtype: str) -> Callable[[list], list[Reading]]:
     """`reader(examples)`, each {modality: [T, D]}, T = 0 where missing -> their readings.
 
+    Of a run that trains its text encoder, text is token ids [T] int32.
+
     Args:
       dtype: in which the training data store features; numbers are rounded as they were there.
     """
@@ -50,14 +52,18 @@ def make_reader(net: Network, params: Any, dtype: str) -> Callable[[list], list[
     place = published.place if is_published else loader.head
     limits = published.LIMITS if is_published else net.config.data.max_frames
 
+    def as_read(x: np.ndarray) -> np.ndarray:
+        """Features as they are stored, token ids as they are."""
+        x = np.asarray(x)
+        return x if x.dtype == np.int32 else x.astype(records.DTYPES[dtype])
+
     def read(examples: Sequence[Mapping[str, np.ndarray]]) -> list[Reading]:
         blocks = (examples[k : k + ROWS] for k in range(0, len(examples), ROWS))
         return [reading for block in blocks for reading in read_block(block)]
 
     def read_block(examples: Sequence[Mapping[str, np.ndarray]]) -> list[Reading]:
         rows = [
-            {m: np.asarray(x[m]).astype(records.DTYPES[dtype]) for m in net.dims}
-            | {"id": b"", "label": np.float32(0)}
+            {m: as_read(x[m]) for m in net.dims} | {"id": b"", "label": np.float32(0)}
             for x in examples
         ]
         longest = {m: max(len(row[m]) for row in rows) for m in net.dims}

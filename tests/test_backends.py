@@ -225,6 +225,6 @@ def test_the_config_s_choice_reaches_the_model(name):
     config.model.attention_dropout = 0.0
     net = experiment.network(config, metadata, mesh)
     assert net.attention == "xla"
-    model = nnx.merge(net.graphdef, net.abstract_params())
+    model = nnx.merge(net.graphdef, net.abstract)
     (layer,) = model.encoders["audio"].layers
     assert layer.attention.attention == "xla"

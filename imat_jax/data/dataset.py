@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from tensorflow_datasets.proto import tf_example_pb2
 
 from imat_jax.data.builder import CHECKSUMS
 from imat_jax.data.corpus import MODALITIES, DataError
@@ -68,6 +69,18 @@ class Dataset:
             raise DataError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
         info = self.builder.info.splits[split]
         return Records(self.builder.as_data_source(split), info.filepaths, info.shard_lengths)
+
+    def transcripts(self, split: str) -> list[str]:
+        """What is said in each record of `split`, "" where nothing is known of it."""
+        # Decoding the features as well would take most of the time.
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        source = self.builder.as_data_source(split, deserialize_method=raw)
+        found = []
+        for start in range(0, len(source), 256):
+            for record in source.__getitems__([*range(start, min(start + 256, len(source)))]):
+                value = tf_example_pb2.Example.FromString(record).features.feature["transcript"]
+                found.append(b"".join(value.bytes_list.value).decode())
+        return found
 
     def index(self, split: str) -> dict[str, np.ndarray]:
         """`id`, `group`, `order`, `label` and `{m}_length` of all records, without reading them."""

