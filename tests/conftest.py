@@ -1,5 +1,6 @@
 """Strict dtypes and ranks, 8 simulated CPU devices, warnings as errors; no network."""
 
+import fcntl
 import os
 import pathlib
 
@@ -45,21 +46,49 @@ def corpora() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory) -> Dataset:
-    """The embedded corpus in a small size."""
-    path = tmp_path_factory.mktemp("data") / "tiny"
-    sizes = {"train": 96, "valid": 40, "test": 50}
-    builder.build(synthetic.corpus(sizes), path, progress=False)
-    return Dataset.open(path)
+def shared(tmp_path_factory):
+    """`shared(name, make)` is a folder that `make(folder)` filled, once for all of xdist's workers.
+
+    What is in it is not to be changed.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name, make):
+        folder, done = root / name, root / f"{name}.done"
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_dataset, tmp_path_factory):
-    """A small run that nothing interrupted: its directory, and what it said."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    done = programs.run("train", *programs.small_flags(workdir, tiny_dataset))
-    assert done.returncode == 0, done.stderr
-    return workdir, done
+def tiny_dataset(shared) -> Dataset:
+    """The embedded corpus in a small size."""
+
+    def make(folder):
+        sizes = {"train": 96, "valid": 40, "test": 50}
+        builder.build(synthetic.corpus(sizes), folder / "tiny", progress=False)
+
+    return Dataset.open(shared("dataset", make) / "tiny")
+
+
+@pytest.fixture(scope="session")
+def finished(shared, tiny_dataset):
+    """A small run that nothing interrupted: its directory, and what it printed."""
+
+    def make(folder):
+        done = programs.run("train", *programs.small_flags(folder / "whole", tiny_dataset))
+        assert done.returncode == 0, done.stderr
+        (folder / "said.txt").write_text(done.stdout)
+
+    folder = shared("finished", make)
+    return folder / "whole", (folder / "said.txt").read_text()
 
 
 @pytest.fixture

@@ -36,24 +36,27 @@ def error_of(done):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_dataset, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    done = run("train", *small_flags(workdir, tiny_dataset, **STEPS))
-    assert done.returncode == 0, done.stderr
-    return workdir
+def short(shared, tiny_dataset):
+    """A finished run of six updates."""
+
+    def make(folder):
+        done = run("train", *small_flags(folder / "whole", tiny_dataset, **STEPS))
+        assert done.returncode == 0, done.stderr
+
+    return shared("short", make) / "whole"
 
 
 @pytest.fixture
-def copy(finished, tmp_path):
+def copy(short, tmp_path):
     """A finished run that is to be damaged."""
-    workdir = shutil.copytree(finished, tmp_path / "run")
+    workdir = shutil.copytree(short, tmp_path / "run")
     shutil.rmtree(workdir / "predictions")
     (workdir / "results.json").unlink()
     return workdir
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_gone_on_from(
-    finished, copy, tiny_dataset
+    short, copy, tiny_dataset
 ):
     last = copy / "checkpoints" / "last"
     damage(last / "6" / "default" / "manifest.ocdbt", "cut")
@@ -64,7 +67,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_gone_on_from(
     assert told[0].endswith("going on from update 3, before it")
     assert "going on from update 3 of" in done.stdout and "Traceback" not in done.stderr
     assert (last / "6.damaged" / "default").is_dir()
-    assert_same_run(finished, copy)
+    assert_same_run(short, copy)
 
 
 def test_a_bit_that_no_parser_looks_at_is_seen(tmp_path):
@@ -109,7 +112,7 @@ def test_where_no_whole_checkpoint_is_left_nothing_is_touched(copy, tiny_dataset
 
 
 @pytest.mark.parametrize(("split", "how"), [("train", "cut"), ("test", "bit")])
-def test_a_damaged_shard_is_named(finished, tiny_dataset, tmp_path, split, how):
+def test_a_damaged_shard_is_named(short, tiny_dataset, tmp_path, split, how):
     data = shutil.copytree(tiny_dataset.path, tmp_path / "data")
     (path,) = data.glob(f"*-{split}.array_record*")
     damage(path, how)

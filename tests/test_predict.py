@@ -24,9 +24,12 @@ def program(verb, *flags, check=True):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(shared):
     """A run of two updates on the features of four clips, and the clips."""
-    folder = tmp_path_factory.mktemp("run")
+    return shared("predict", make_run)
+
+
+def make_run(folder):
     (folder / "media").mkdir()
     talking.make(folder / "media")
     program("extract", f"--input={folder / 'media'}", f"--output={folder / 'data'}")
@@ -36,7 +39,6 @@ def run(tmp_path_factory):
         f"--workdir={folder / 'run'}", *settings,
     )  # fmt: skip
     shutil.rmtree(folder / "data")  # predicting does not need it
-    return folder
 
 
 def test_files_of_every_kind(run, tmp_path):
