@@ -114,6 +114,11 @@ class Tuned(nnx.Module):
         nnx.update(self.bert, jax.tree.map(zeros, nnx.state(self.bert)))
         self.fusion = fusion
         self.standardize = functools.partial(standardize, statistics=text.statistics)
+        # A feature that the checkpoint has all but switched off (MiniLM has three, deviations of
+        # 1e-8 and less) comes out of the standardisation with a gradient of 1e8, and one update of
+        # its scale would drown all others. It stays as it is.
+        std = np.asarray(text.statistics.get("text", {"std": [1.0]})["std"])
+        self.off = tuple(np.flatnonzero(std < 1e-3 * np.median(std)).tolist())
 
     def __call__(self, batch: Mapping, *, deterministic: bool, rngs: nnx.Rngs | None = None):
         """As the model of features, with `text` [B, T] int32."""
@@ -121,6 +126,8 @@ class Tuned(nnx.Module):
         # Padding is outside of every text, and its place is one that any table of positions has.
         positions = jnp.where(mask, self.bert.config.positions(ids), 0)
         states = self.bert(ids, positions, mask.astype(jnp.int32))  # [B, T, D]
+        off = np.isin(np.arange(states.shape[-1]), self.off)[None, None]
+        states = jnp.where(off, jax.lax.stop_gradient(states), states)
         features = self.standardize({"text": states.astype(jnp.float32), "text_mask": mask})
         return self.fusion(dict(batch) | features, deterministic=deterministic, rngs=rngs)
 

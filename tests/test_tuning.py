@@ -38,6 +38,7 @@ from imat_jax.encoders import bert
 pytestmark = pytest.mark.usefixtures("library_promotion")
 
 ONE = dict(data=1, fsdp=1, model=1)
+OFF = 3
 SIZES = {"train": 48, "valid": 16, "test": 19}
 
 
@@ -46,7 +47,10 @@ def write_bert(folder, **changes):
     config = CONFIG | {"num_hidden_layers": 1} | changes
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(safetensors(random_bert(config)))
+    arrays = random_bert(config)
+    for leaf in ("weight", "bias"):  # a feature that is all but switched off, as MiniLM has some
+        arrays[f"encoder.layer.0.output.LayerNorm.{leaf}"][OFF] = 1e-9 * (leaf == "weight")
+    (folder / "model.safetensors").write_bytes(safetensors(arrays))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     (folder / "vocab.txt").write_text("\n".join([*special, *map(str, range(55))]))
     return folder
@@ -178,6 +182,10 @@ def test_training_lowers_the_loss_and_changes_the_text_network(whole, directory)
         lambda a, b: float(np.abs(a - b).max()), text_of(last["params"]), untrained(directory)
     )
     assert min(jax.tree.leaves(moved)) > 0
+    scale = text_of(last["params"])["layers"][0]["ffn_norm"]["scale"][...]
+    assert scale[OFF] == np.float32(1e-9)
+    norms = [line["grad_norm"] for line in rundir.read_metrics(workdir) if "loss" in line]
+    assert max(norms) < 100
 
 
 def test_an_interrupted_run_goes_on_bit_by_bit(whole, tmp_path, monkeypatch):
