@@ -4,7 +4,7 @@
 # make lint     what CI checks besides: ruff
 # make test-torch   parity with PyTorch, in the same environment plus the extra [torch]
 # make test-beam    Apache Beam writes the same data sets; an environment of its own
-# make test-processes  2 and 4 processes as one run, preempted, killed, on other topologies
+# make test-scale   2 and 4 processes as one run; damaged files, full disks; a tuned text encoder
 # make test-slurm   launch/slurm.sh under a Slurm of two nodes on this machine; root, Debian
 # make results  every run behind the tables of the README (long; the real corpora need IMAT_DATA)
 
@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/tiny
 
-.PHONY: train demo test lint test-torch test-beam test-processes test-slurm results
+.PHONY: train demo test lint test-torch test-beam test-scale test-slurm results
 
 $(VENV)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), sys.version' || \
@@ -70,8 +70,8 @@ test-torch: $(VENV)/ready-torch
 test-beam: .venv-beam/ready
 	.venv-beam/bin/python -m pytest tests/with_beam --override-ini addopts='-q --strict-markers --strict-config'
 
-test-processes: $(VENV)/ready-media
-	$(BIN)/python -m pytest tests/with_processes --override-ini addopts='-q --strict-markers --strict-config'
+test-scale: $(VENV)/ready-media
+	$(BIN)/python -m pytest tests/at_scale -n 2 --dist=worksteal --override-ini addopts='-q --strict-markers --strict-config'
 
 test-slurm: $(VENV)/ready
 	PYTHON=$(BIN)/python tests/slurm/run.sh
