@@ -12,6 +12,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/tiny
+# Compiling a gigabyte of packages, most of which is never imported, is half of an installation.
+export PIP_NO_COMPILE := 1
 
 .PHONY: train demo test lint test-torch test-beam test-scale test-slurm results
 
