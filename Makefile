@@ -12,8 +12,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/tiny
-# Compiling a gigabyte of packages, most of which is never imported, is half of an installation.
-export PIP_NO_COMPILE := 1
+# To compile a gigabyte of packages, of which most is never imported, takes half of an installation.
+INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: train demo test lint test-torch test-beam test-scale test-slurm results
 
@@ -21,13 +21,13 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), sys.version' || \
 	  { echo 'Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.11 …'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/$(INSTALL) --editable '.[dev]'
 	touch $@
 
 # What the media programs need besides.
 $(VENV)/ready-media: $(VENV)/ready requirements-offline.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,media,egemaps,demo]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-offline.txt
+	$(BIN)/$(INSTALL) --editable '.[dev,media,egemaps,demo]'
+	$(BIN)/$(INSTALL) --no-deps -r requirements-offline.txt
 	touch $@
 
 data/tiny: | $(VENV)/ready
@@ -55,8 +55,8 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 
 $(VENV)/ready-torch: $(VENV)/ready-media
-	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,torch,features]'
+	$(BIN)/$(INSTALL) 'torch==2.13.0'
+	$(BIN)/$(INSTALL) --editable '.[dev,torch,features]'
 	touch $@
 
 test-torch: $(VENV)/ready-torch
@@ -65,8 +65,8 @@ test-torch: $(VENV)/ready-torch
 # Beam pins an older protobuf than the rest runs with.
 .venv-beam/ready: requirements.txt requirements-offline.txt pyproject.toml
 	$(PYTHON) -m venv .venv-beam
-	.venv-beam/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,beam,media]'
-	.venv-beam/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-offline.txt
+	.venv-beam/bin/$(INSTALL) --editable '.[dev,beam,media]'
+	.venv-beam/bin/$(INSTALL) --no-deps -r requirements-offline.txt
 	touch $@
 
 test-beam: .venv-beam/ready
