@@ -93,8 +93,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.init = "lecun"
 
     c.task = ml_collections.ConfigDict()
-    # "l1" or "mse" for regressions; "": l1.
+    # "l1" or "mse" for regressions, "ordinal" (an output a step of the scale) for sentiment; "": l1.
     c.task.loss = ""
+    # "balanced": rare classes count as much as frequent ones; "": every utterance counts the same.
+    c.task.class_weights = ""
+    # Gamma of the focal loss: what is told well counts less; 0: plain cross-entropy.
+    c.task.focal = 0.0
     # Share of a class target that is spread over all classes.
     c.task.label_smoothing = 0.0
     # Decision threshold of multilabel, or midpoint of the scale of dimensions; -1: the default.

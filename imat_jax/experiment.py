@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from flax import nnx
 
 from imat_jax import config as configs
@@ -81,9 +82,15 @@ class Experiment(Network):
 
 
 def network(
-    config: ml_collections.ConfigDict, metadata: Mapping[str, Any], mesh: jax.sharding.Mesh
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any],
+    mesh: jax.sharding.Mesh,
+    train_label: np.ndarray | None = None,
 ) -> Network:
     """The network of `config` for a dataset with that metadata.
+
+    Args:
+      train_label: labels of the training split, where the loss is to weigh classes by them.
 
     Raises:
       UsageError: the config does not fit itself or the dataset.
@@ -93,11 +100,20 @@ def network(
     text = tuning.find(config, metadata, tuple(dims))
     try:
         threshold = config.task.threshold
+        name, classes, weights = metadata["task"], metadata["class_names"], None
+        if config.task.class_weights not in ("", "balanced"):
+            raise ValueError(
+                f'task.class_weights is "" or "balanced", not {config.task.class_weights!r}'
+            )
+        if config.task.class_weights and train_label is not None:
+            weights = tasks.balanced(name, train_label, len(classes))
         task = tasks.make(
-            metadata["task"],
-            metadata["class_names"],
+            name,
+            classes,
             loss=config.task.loss or None,
             label_smoothing=config.task.label_smoothing,
+            focal=config.task.focal,
+            class_weights=weights,
             threshold=None if threshold < 0 else threshold,
         )
         key = jax.random.key(0)
@@ -120,7 +136,9 @@ def make(config: ml_collections.ConfigDict) -> Experiment:
     dataset = Dataset.open(config.dataset)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)
-    net = network(config, dataset.metadata, mesh)
+    weighed = config.task.class_weights and "train" in dataset.splits
+    label = dataset.index("train")["label"] if weighed else None
+    net = network(config, dataset.metadata, mesh, label)
     if net.text:
         dataset = tuning.tokenized(dataset, net.text)
     if config.data.mode == "published":

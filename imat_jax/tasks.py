@@ -13,6 +13,7 @@ from imat_jax import losses, metrics
 
 TASKS = ("sentiment", "multiclass", "multilabel", "binary_pairs", "dimensions")
 LOWER_IS_BETTER = ("mae", "loss")
+LOW, STEPS = -3, 6  # of the scale of sentiment, for the ordinal loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +48,14 @@ def make(
     *,
     loss: str | None = None,
     label_smoothing: float = 0.0,
+    focal: float = 0.0,
+    class_weights: np.ndarray | None = None,
     threshold: float | None = None,
 ) -> Task:
     """The task called `name`.
 
-    - `sentiment`: a real score in [-3, 3]; loss L1 (or "mse"). Headline `mae`.
+    - `sentiment`: a real score in [-3, 3]; loss L1 (or "mse", or "ordinal": six outputs, each one
+      step of the scale). Headline `mae`.
     - `multiclass`: one of K classes; cross-entropy. Headline `acc`.
     - `multilabel`: K emotions, each present or not (intensity above 0); sigmoid cross-entropy.
       Headline `bacc`; decisions at `threshold` (0.5).
@@ -61,16 +65,38 @@ def make(
       scale, is given.
 
     Args:
-      loss: "l1" or "mse", for the two regressions only.
+      loss: "l1" or "mse", for the two regressions only; "ordinal", for sentiment only.
+      label_smoothing: of `multiclass` only. focal: gamma of the focal loss, of classes only.
+      class_weights: factors on the loss of an example, [K]; of `multilabel` and `binary_pairs`
+        [K, 2], absent and present. `balanced` makes them.
+
+    Raises:
+      ValueError: they do not go together.
     """
     names, count = tuple(class_names), len(class_names)
     if name not in TASKS:
         raise ValueError(f"task is one of {TASKS}, not {name!r}")
-    if loss not in (None, "l1", "mse") or (loss and name not in ("sentiment", "dimensions")):
+    fitting = {"sentiment": ("l1", "mse", "ordinal"), "dimensions": ("l1", "mse")}
+    if loss and loss not in fitting.get(name, ()):
         raise ValueError(f"loss {loss!r} does not go with the task {name!r}")
+    if label_smoothing and name != "multiclass":
+        raise ValueError(f"label_smoothing does not go with the task {name!r}")
+    if (focal or class_weights is not None) and name in fitting:
+        raise ValueError(f"focal and class_weights do not go with the task {name!r}")
+    if not 0 <= label_smoothing < 1 or focal < 0:
+        raise ValueError(
+            f"label_smoothing {label_smoothing} is not in [0, 1), or focal {focal} below 0"
+        )
+    imbalance = dict(focal=focal, class_weights=class_weights)
     if name != "sentiment" and not count:
         raise ValueError(f"the task {name!r} needs class_names")
     distance = losses.mse if loss == "mse" else losses.l1
+    if loss == "ordinal":
+        climb = lambda o: LOW + sigmoid(o).sum(axis=1)  # noqa: E731
+        return Task(
+            name, names, STEPS, "mae", functools.partial(losses.ordinal, low=LOW),
+            score=lambda y, o: metrics.sentiment(y, climb(o)), decode=climb,
+        )  # fmt: skip
     if name == "sentiment":
         return Task(
             name, names, 1, "mae", distance,
@@ -80,13 +106,14 @@ def make(
     if name == "multiclass":
         return Task(
             name, names, count, "acc",
-            functools.partial(losses.cross_entropy, smoothing=label_smoothing),
+            functools.partial(losses.cross_entropy, smoothing=label_smoothing, **imbalance),
             score=functools.partial(metrics.multiclass, class_names=names),
             decode=lambda o: o.argmax(axis=1),
         )  # fmt: skip
     if name == "multilabel":
         return Task(
-            name, names, count, "bacc", losses.binary_cross_entropy,
+            name, names, count, "bacc",
+            functools.partial(losses.binary_cross_entropy, **imbalance),
             score=lambda y, o: metrics.multilabel(
                 y, sigmoid(o), threshold=0.5 if threshold is None else threshold, names=names
             ),
@@ -94,7 +121,8 @@ def make(
         )  # fmt: skip
     if name == "binary_pairs":
         return Task(
-            name, names, 2 * count, "acc", losses.binary_pairs,
+            name, names, 2 * count, "acc",
+            functools.partial(losses.binary_pairs, **imbalance),
             score=lambda y, o: metrics.binary_pairs(y, o.reshape(len(o), -1, 2), names=names),
             decode=lambda o: o.reshape(len(o), -1, 2).argmax(axis=-1),
         )  # fmt: skip
@@ -105,6 +133,29 @@ def make(
     )  # fmt: skip
 
 
+def balanced(name: str, train_label: np.ndarray, classes: int) -> np.ndarray:
+    """Class weights that make up for unequal counts: 1 on average over the training examples.
+
+    Args:
+      train_label: [N], or [N, K] of emotions, each of which is weighed by itself.
+
+    Returns:
+      [K] of `multiclass`, N / (K n_k), 0 for a class without examples; else [K, 2].
+
+    Raises:
+      ValueError: a regression has no classes.
+    """
+    if name == "multiclass":
+        counts = np.bincount(train_label, minlength=classes)
+    elif name in ("multilabel", "binary_pairs"):
+        present = (train_label > 0).sum(axis=0)
+        counts = np.stack([len(train_label) - present, present], axis=-1)  # [K, 2]
+    else:
+        raise ValueError(f"class_weights do not go with the task {name!r}")
+    there = (counts > 0).sum(axis=-1, keepdims=True)
+    return np.where(counts > 0, len(train_label) / (there * np.maximum(counts, 1)), 0.0)
+
+
 def trivial_outputs(task: Task, train_label: np.ndarray, rows: int) -> np.ndarray:
     """Outputs [rows, K] of the best constant answer on the training labels: the row to beat.
 
@@ -112,6 +163,9 @@ def trivial_outputs(task: Task, train_label: np.ndarray, rows: int) -> np.ndarra
     """
     if task.name in ("sentiment", "dimensions"):
         constant = np.median(train_label.reshape(len(train_label), -1), axis=0)
+        if task.outputs == STEPS and task.name == "sentiment":  # ordinal
+            climbed = np.clip(constant - LOW - np.arange(STEPS), 1e-6, 1 - 1e-6)
+            constant = np.log(climbed / (1 - climbed))
     elif task.name == "multiclass":
         constant = np.bincount(train_label, minlength=task.outputs).astype(float)
     elif task.name == "multilabel":

@@ -1,8 +1,11 @@
 """Tasks: losses against NumPy, constants to beat, which way a metric goes."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imat_jax import losses, optim, tasks
 from imat_jax.metrics import UndefinedMetricWarning
@@ -121,3 +124,80 @@ def test_schedules(name):
 def test_only_kernels_decay():
     params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "cls": jnp.ones(2)}
     assert optim.kernels(params) == {"dense": {"kernel": True, "bias": False}, "cls": False}
+
+
+@given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=8))
+def test_the_ordinal_loss_is_least_at_the_label(labels):
+    label = np.asarray(labels, np.float32)
+    task = tasks.make("sentiment", loss="ordinal")
+    climbed = np.clip(label[:, None] + 3 - np.arange(6), 1e-6, 1 - 1e-6).astype(np.float32)
+    outputs = np.log(climbed / (1 - climbed))
+    np.testing.assert_allclose(task.decode(outputs), label, atol=1e-4)
+    slope = jax.grad(lambda o: task.loss(o, label).sum())(jnp.asarray(outputs))
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+
+
+def test_the_ordinal_constant_is_the_median():
+    task = tasks.make("sentiment", loss="ordinal")
+    out = tasks.trivial_outputs(task, np.asarray([-1.0, 0.6, 3.0], np.float32), 2)
+    np.testing.assert_allclose(task.decode(out), [0.6, 0.6], atol=1e-4)
+    assert tasks.describe(task, out[0])["values"]["sentiment"] == pytest.approx(0.6, abs=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss(gamma):
+    outputs, label = RNG.randn(5, 4).astype("float32"), np.asarray([0, 3, 2, 2, 1])
+    p = softmax(outputs)[np.arange(5), label]
+    got = losses.cross_entropy(jnp.asarray(outputs), jnp.asarray(label), focal=gamma)
+    np.testing.assert_allclose(got, -((1 - p) ** gamma) * np.log(p), rtol=1e-5)
+    pairs, bits = RNG.randn(3, 8).astype("float32"), np.eye(4, dtype=np.float32)[:3]
+    chances = softmax(pairs.reshape(3, 4, 2))
+    q = np.where(bits > 0, chances[..., 1], chances[..., 0])
+    got = losses.binary_pairs(jnp.asarray(pairs), jnp.asarray(bits), focal=gamma)
+    np.testing.assert_allclose(got, -((1 - q) ** gamma * np.log(q)).sum(axis=1), rtol=1e-4)
+    certain = jnp.asarray([[100.0, -100.0]])
+    slope = jax.grad(lambda o: losses.cross_entropy(o, jnp.asarray([0]), focal=gamma).sum())
+    assert np.isfinite(slope(certain)).all()
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_balanced_classes_weigh_the_same_and_one_on_average(labels):
+    label = np.asarray(labels)
+    weights = tasks.balanced("multiclass", label, 4)
+    assert weights[label].mean() == pytest.approx(1)
+    sums = [weights[k] * (label == k).sum() for k in set(labels)]
+    np.testing.assert_allclose(sums, sums[0])
+
+
+def test_class_weights_scale_the_loss_of_an_example():
+    label = np.asarray([0, 0, 0, 1])
+    weights = tasks.balanced("multiclass", label, 2)
+    plain = tasks.make("multiclass", ("a", "b"))
+    weighed = tasks.make("multiclass", ("a", "b"), class_weights=weights)
+    outputs = jnp.asarray(RNG.randn(4, 2).astype("float32"))
+    expected = plain.loss(outputs, jnp.asarray(label)) * jnp.asarray([2 / 3, 2 / 3, 2 / 3, 2.0])
+    np.testing.assert_allclose(weighed.loss(outputs, jnp.asarray(label)), expected, rtol=1e-6)
+    emotions = np.asarray([[1, 0], [1, 0], [1, 1], [0, 1]], np.float32)
+    pairs = tasks.balanced("multilabel", emotions, 2)
+    np.testing.assert_allclose(pairs, [[2, 2 / 3], [1, 1]])
+    task = tasks.make("multilabel", ("a", "b"), class_weights=pairs)
+    plain = tasks.make("multilabel", ("a",))
+    alone = [plain.loss(outputs[:, k : k + 1], emotions[:, k : k + 1]) for k in (0, 1)]
+    factors = np.where(emotions > 0, pairs[:, 1], pairs[:, 0]).astype(np.float32)
+    expected = (factors * np.stack(alone, axis=1)).mean(axis=1)
+    np.testing.assert_allclose(task.loss(outputs, emotions), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("multiclass", {"loss": "ordinal"}, "loss 'ordinal'"),
+        ("sentiment", {"focal": 1.0}, "focal"),
+        ("sentiment", {"label_smoothing": 0.1}, "label_smoothing"),
+        ("multiclass", {"label_smoothing": 1.0}, "label_smoothing"),
+        ("multiclass", {"focal": -1.0}, "focal"),
+    ],
+)
+def test_losses_that_do_not_go_with_the_task(name, options, said):
+    with pytest.raises(ValueError, match=said):
+        tasks.make(name, ("a", "b"), **options)
