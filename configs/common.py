@@ -64,6 +64,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.ima_layers = 1
     c.model.heads = 4
     c.model.ffn = 128
+    # Whether text has those self-attention layers too; the published system's text has none.
+    c.model.text_encoder = True
+    # Which modality learns from which: "all", "none", or such as "text<-audio,text<-vision".
+    c.model.directions = "all"
     # Position 0 of each stream: "learned", "statistics" (a projection of the frames' mean and
     # deviation), or "first" (the first feature, such as <s>).
     c.model.cls_token = "learned"
@@ -93,7 +97,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.init = "lecun"
 
     c.task = ml_collections.ConfigDict()
-    # "l1" or "mse" for regressions, "ordinal" (an output a step of the scale) for sentiment; "": l1.
+    # "l1" or "mse" for regressions, "ordinal" (six steps) for sentiment; "": l1.
     c.task.loss = ""
     # "balanced": rare classes count as much as frequent ones; "": every utterance counts the same.
     c.task.class_weights = ""

@@ -15,7 +15,7 @@ from imat_jax import convert
 from imat_jax.models.attention import OneQueryAttention, masked_softmax
 from imat_jax.models.dropout import dropout, layer_keys, random_bits
 from imat_jax.models.encoder import frame_moments
-from imat_jax.models.imat import IMAT, drop_modalities
+from imat_jax.models.imat import IMAT, directions, drop_modalities
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 DIMS = {"text": 12, "audio": 8, "vision": 4}
@@ -244,6 +244,36 @@ def test_any_subset_and_options(names, positions, cls_token):
     outputs, extras = run(model, make_batch())
     assert outputs.shape == (5, 2) and outputs.dtype == jnp.float32
     assert sum(k.startswith("ima/") for k in extras) == len(names) * (len(names) - 1)
+
+
+@pytest.mark.parametrize("fusion", ["hadamard", "concat", "gated"])
+def test_directions(fusion):
+    batch = make_batch()
+    model = make(fusion=fusion, directions=directions("text<-audio,vision<-text"))
+    _, extras = run(model, batch)
+    assert {k for k in extras if "<-" in k and k.startswith("ima/")} == {
+        "ima/text<-audio",
+        "ima/vision<-text",
+    }
+    # Nothing else reads audio's frames, nor is audio's summary told of text.
+    changed = batch | {"text": batch["text"] + 1}
+    _, other = run(model, changed)
+    np.testing.assert_array_equal(extras["fused/audio"], other["fused/audio"])
+    assert (extras["fused/vision"] != other["fused/vision"]).any()
+
+
+def test_without_directions_fusion_is_of_summaries():
+    model = make(fusion="hadamard", directions=directions("none"))
+    assert not model.pairs and not model.stacks
+    _, extras = run(model, make_batch())
+    for m in DIMS:
+        np.testing.assert_array_equal(extras[f"fused/{m}"][:2], extras[f"cls/{m}"][:2])
+
+
+@pytest.mark.parametrize("said", ["", "text", "text<-text", "text<-smell", "text->audio"])
+def test_directions_that_are_none(said):
+    with pytest.raises(ValueError, match="directions is"):
+        directions(said)
 
 
 def test_attention_weights_are_a_distribution_over_real_frames():

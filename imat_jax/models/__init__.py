@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imat_jax.models import backends
-from imat_jax.models.imat import IMAT, SSEFT
+from imat_jax.models.imat import IMAT, SSEFT, directions
 
 MODELS = ("imat", "sseft")
 
@@ -31,10 +31,12 @@ def make(
     options |= {k: v or None for k, v in options.items() if k in ("width", "head_width")}
     options["input_dropout"] = dict(options["input_dropout"])
     layers = dict.fromkeys(dims, config.encoder_layers)
+    options["directions"] = directions(config.directions)
     if config.name == "sseft":
         # What makes it the published system is not up to the config.
-        layers["text"] = 0
         options |= SSEFT | {"head_width": None}
+    if not options.pop("text_encoder") or config.name == "sseft":
+        layers["text"] = 0
     with_layers = [m for m in dims if layers[m]]
     options["attention"] = backends.choose(
         options.get("attention", "auto"),  # runs of before have no such key

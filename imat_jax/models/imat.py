@@ -6,7 +6,7 @@ Fusion", IEEE Access 2020 (SSE-FT); Chaudhari et al., Electronics 2023, 12, 288.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class IMAT(nnx.Module):
     For each query modality m: c_m is position 0 of its encoder, r_mn = IMA stack (c_m, frames of n)
     for every other modality n, and
 
-        hadamard  f_m = prod_n r_mn            (published; c_m where no other is present)
+        hadamard  f_m = prod_n r_mn            (published; c_m where it is read by no stack)
         concat    f_m = [c_m; r_mn ...]        (zeros where n is absent)
         gated     f_m = sum of softmax gates over c_m and the present r_mn
 
@@ -57,6 +57,8 @@ class IMAT(nnx.Module):
       cls, positions, input_norm: as in `Encoder`; each a value or {modality: value}.
       max_frames: rows of the learned position tables, {modality: frames} or one for all.
       norm: "post" (published) or "pre".
+      directions: the (query, key) modalities to have a stack; None: every ordered pair
+        (published). A pair of a modality that is not in `dims` is left out.
       fusion: "hadamard" (published), "concat" or "gated".
       head_width: width of the head's hidden layer; None: its input's (published).
       dropout, attention_dropout, input_dropout, head_dropout: rates.
@@ -83,6 +85,7 @@ class IMAT(nnx.Module):
         input_norm=True,
         max_frames=1024,
         norm: str = "post",
+        directions: Sequence[tuple[str, str]] | None = None,
         fusion: str = "hadamard",
         head_width: int | None = None,
         dropout: float = 0.1,
@@ -112,6 +115,8 @@ class IMAT(nnx.Module):
         block |= dict(attention_dropout=attention_dropout)
 
         self.modalities = tuple(m for m in MODALITIES if m in dims)
+        every = [(m, n) for m in self.modalities for n in self.modalities if m != n]
+        self.pairs = tuple(p for p in every if directions is None or p in directions)
         self.fusion = fusion
         self.modality_dropout = modality_dropout
         self.attention = attention
@@ -146,16 +151,13 @@ class IMAT(nnx.Module):
         )  # fmt: skip
         if fusion == "gated":
             self.gates = nnx.Dict({m: nnx.Linear(widths[m], 1, **kw) for m in self.modalities})
-        copies = len(self.modalities) if fusion == "concat" else 1
+        joint = list(self.modalities)  # of these widths
+        if fusion == "concat":
+            joint += [m for m, _ in self.pairs]
         self.head = Head(
-            copies * sum(widths.values()), head_width, outputs,
+            sum(widths[m] for m in joint), head_width, outputs,
             dropout=head_dropout, published=published, **kw,
         )  # fmt: skip
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """(query, key) modalities of the IMA stacks, query first."""
-        return [(m, n) for m in self.modalities for n in self.modalities if m != n]
 
     def __call__(self, batch: Mapping, *, deterministic: bool, rngs: nnx.Rngs | None = None):
         """One batch, batch axis first: {m: [B, T, D_m], m_mask: [B, T] bool}; True = a real frame.
@@ -181,8 +183,7 @@ class IMAT(nnx.Module):
             r, weights = self.stacks[_pair(m, n)](extras[f"cls/{m}"], x, mask & present[n], keys)
             extras[f"cls/{m}<-{n}"], extras[f"ima/{m}<-{n}"] = r, weights
         for m in self.modalities:
-            others = [n for n in self.modalities if n != m]
-            results = [(extras[f"cls/{m}<-{n}"], present[n]) for n in others]
+            results = [(extras[f"cls/{m}<-{n}"], present[n]) for q, n in self.pairs if q == m]
             fused = self._fuse(m, extras[f"cls/{m}"], results)
             extras[f"fused/{m}"] = jnp.where(present[m], fused, 0)
         joint = jnp.concatenate([extras[f"fused/{m}"] for m in self.modalities], axis=-1)
@@ -220,6 +221,23 @@ class Head(nnx.Module):
         """x [B, D] -> [B, K], float32 or wider."""
         x = jnp.tanh(self.dense(dropout(x, self.dropout, keys)))
         return at_least_float32(self.out(dropout(x, self.dropout, keys)))
+
+
+def directions(said: str) -> tuple[tuple[str, str], ...] | None:
+    """`directions` of `IMAT` from "all", "none" or such as "text<-audio,text<-vision".
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if said in ("all", "none"):
+        return None if said == "all" else ()
+    pairs = tuple(tuple(part.split("<-")) for part in said.split(","))
+    for pair in pairs:
+        if len(set(pair)) != 2 or not set(pair) <= set(MODALITIES):
+            raise ValueError(
+                f'directions is "all", "none" or such as "text<-audio,text<-vision", not {said!r}'
+            )
+    return pairs
 
 
 def drop_modalities(

@@ -1,0 +1,51 @@
+"""What each part of IMAT is worth: one change at a time, everything else as in the corpus's config.
+
+python -m imat_jax.sweep --config=configs/ablation.py:corpus=tiny --workdir=sweeps/ablation --seeds=5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from configs import common, mosi, ravdess, tiny
+
+CORPORA = {
+    "tiny": lambda: tiny.get_config(),
+    "ravdess": lambda: ravdess.get_config(),
+    "mosi": lambda: mosi.get_config(),
+    "mosi400": lambda: mosi.get_config("corpus=mosi400"),
+}
+
+# One row of the table each; the first is the reference.
+CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"model.directions": "none"},
+    {"model.directions": "text<-audio,text<-vision"},
+    {"model.directions": "audio<-text,audio<-vision"},
+    {"model.directions": "vision<-text,vision<-audio"},
+    {"model.ima_layers": 2},
+    {"model.fusion": "hadamard"},
+    {"model.fusion": "gated"},
+    {"model.width": 0},
+    {"model.encoder_layers": 0},
+    {"model.encoder_layers": 1},
+    {"model.text_encoder": False},
+    {"model.cls_token": "learned"},
+    {"model.cls_token": "statistics"},
+    {"model.cls_token": "first"},
+    {"model.positions": "none"},
+    {"model.positions": "learned"},
+    {"model.norm": "pre"},
+)
+
+
+def get_config(arg: str = ""):
+    arg = common.parse(arg, corpus="tiny")
+    if arg.corpus not in CORPORA:
+        raise ValueError(f"corpus is one of {', '.join(CORPORA)}, not {arg.corpus!r}")
+    return CORPORA[arg.corpus]()
+
+
+def sweep() -> Iterator[dict[str, Any]]:
+    yield from CHANGES
