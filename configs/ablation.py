@@ -1,6 +1,6 @@
-"""What each part of IMAT is worth: one change at a time, everything else as in the corpus's config.
+"""What each part of IMAT is worth: one change at a time, all else as in the corpus's config.
 
-python -m imat_jax.sweep --config=configs/ablation.py:corpus=tiny --workdir=sweeps/ablation --seeds=5
+python -m imat_jax.sweep --config=configs/ablation.py:corpus=tiny --workdir=sweeps/tiny --seeds=5
 """
 
 from __future__ import annotations

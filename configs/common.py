@@ -88,6 +88,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.head_dropout = 0.0
     # Chance that a modality of an utterance is dropped in training.
     c.model.modality_dropout = 0.0
+    # Utterances before each one, in its group, that its fused vector attends to; and after it too?
+    c.model.context = 0
+    c.model.bidirectional = False
     # What the encoder layers keep for the backward pass: "none" (nothing is computed twice), "dots"
     # (products with weights) or "layers" (the layers' inputs): less memory, up to a third slower.
     c.model.remat = "none"

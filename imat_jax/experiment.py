@@ -77,6 +77,7 @@ class Experiment(Network):
             buckets=self.buckets,
             rows=sharding.my_rows(self.mesh, self.config.batch_size),
             place=published.place if self.config.data.mode == "published" else None,
+            context=(self.config.model.context, self.config.model.bidirectional),
             **kw,
         )
 
@@ -136,6 +137,7 @@ def make(config: ml_collections.ConfigDict) -> Experiment:
     dataset = Dataset.open(config.dataset)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)
+    _check_context(config)
     weighed = config.task.class_weights and "train" in dataset.splits
     label = dataset.index("train")["label"] if weighed else None
     net = network(config, dataset.metadata, mesh, label)
@@ -154,6 +156,20 @@ def make(config: ml_collections.ConfigDict) -> Experiment:
         buckets=buckets,
         selection=config.selection or net.task.headline,
     )
+
+
+def _check_context(config: ml_collections.ConfigDict) -> None:
+    n, margin = config.model.context, config.model.context * (1 + config.model.bidirectional)
+    if not 0 <= margin < config.batch_size:
+        raise UsageError(
+            f"model.context={n} takes {margin} rows of each batch; it is not negative, and "
+            f"batch_size={config.batch_size} is larger"
+        )
+    if n and (config.data.mixup or config.accumulate > 1):
+        raise UsageError(
+            "model.context needs the utterances of a batch whole and in order: not with data.mixup "
+            "or accumulate"
+        )
 
 
 def _keep_compiled_programs() -> None:

@@ -43,6 +43,10 @@ def forward(model: IMAT | Tuned, lengths: np.ndarray) -> np.ndarray:
             heads = layer.attention.key.kernel.shape[1]
             per_query = 2 * query**2 + 2 * query * key + 2 * query * _inner(layer)
             total += both * (per_query + 2 * heads * key * frames[n])
+    if model.context is not None:
+        width, layer = model.context.distance.shape[1], model.context.layer
+        heads, near = layer.attention.key.kernel.shape[1], len(model.context.offsets)
+        total += 4 * width**2 + 2 * width * _inner(layer) + 2 * heads * width * near
     for dense in (model.head.dense, model.head.out):
         total += np.prod(dense.kernel.shape)
     return 2 * total

@@ -42,5 +42,6 @@ def outputs(step: Callable, params: Any, split: loader.Split, net: Network) -> n
     whole = [np.asarray(piece) for piece in pieces]
     result = np.empty((len(split.lengths), whole[0].shape[-1]), np.float32)
     for (_, rows), piece in zip(split.plan(0), whole, strict=True):
-        result[rows] = piece[: len(rows)]
+        before, _ = split.around(rows)
+        result[rows] = piece[len(before) : len(before) + len(rows)]
     return result

@@ -9,6 +9,7 @@ import grain
 import numpy as np
 
 from imat_jax.data.dataset import Dataset
+from imat_jax.data.neighbours import Neighbours
 from imat_jax.data.plan import Shape, fit_buckets, plan
 
 Batch = dict[str, Any]
@@ -31,6 +32,11 @@ class Split:
       rows: which rows of each batch to read, in order; default all.
       place: which frames of a record are used, and how many places are unmasked; `head`, or
         `published.place`.
+      context: (n, both): batches also hold the n utterances before each one in its group, and after
+        it if `both`; n = 0: any order will do.
+
+    Raises:
+      DataError: the order of the utterances is not known, and `context` needs it.
     """
 
     def __init__(
@@ -45,13 +51,17 @@ class Split:
         steps: int | None = None,
         rows: np.ndarray | None = None,
         place: Place | None = None,
+        context: tuple[int, bool] = (0, False),
     ):
         self.source = dataset.source(split)
         self.dims = {m: dataset.dims[m] for m in modalities}
         self.batch_size, self.buckets, self.seed = batch_size, list(buckets), seed
         self.place = place or head
         self.lengths = cropped_lengths(dataset, split, modalities, buckets[-1])
-        self.steps_per_epoch = -(-len(self.lengths) // batch_size)
+        count, both = context
+        self._neighbours = Neighbours.find(dataset.index(split), count, both) if count else None
+        margin = self._neighbours.margin if self._neighbours else 0
+        self.steps_per_epoch = -(-len(self.lengths) // (batch_size - margin))
         self.steps = self.steps_per_epoch if steps is None else steps
         self.rows = np.arange(batch_size) if rows is None else rows
         self._plans: dict[int, list[tuple[Shape, np.ndarray]]] = {}
@@ -67,7 +77,8 @@ class Split:
         return plans[epoch]
 
     def _plan(self, epoch: int) -> list[tuple[Shape, np.ndarray]]:
-        return plan(
+        make = self._neighbours.plan if self._neighbours else plan
+        return make(
             self.lengths, batch_size=self.batch_size, buckets=self.buckets, seed=self.seed,
             epoch=epoch,
         )  # fmt: skip
@@ -80,15 +91,27 @@ class Split:
         epoch, position = divmod(step, self.steps_per_epoch)
         return self.plan(epoch)[position]
 
+    def around(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What a batch of these `rows` holds before and after them: their neighbours, weight 0."""
+        return self._neighbours.around(rows) if self._neighbours else (rows[:0], rows[:0])
+
     def __getitem__(self, step: int) -> Batch:
         epoch = step // self.steps_per_epoch
-        shape, indices = self.batch(step)
+        shape, rows = self.batch(step)
+        left, right = self.around(rows)
+        indices = np.concatenate([left, rows, right])
         mine = indices[self.rows[self.rows < len(indices)]]  # a last batch may be short
         records = self.source.__getitems__([int(i) for i in mine]) if len(mine) else []
         # A process that gets no row of a short batch still makes arrays of the same types.
         like = records[0] if records else self.source[int(indices[0])]
         place = lambda *a: self.place(*a, epoch)  # noqa: E731
-        return collate(records, like, self.dims, shape, len(self.rows), place)
+        batch = collate(records, like, self.dims, shape, len(self.rows), place)
+        if self._neighbours:
+            counted = (self.rows >= len(left)) & (self.rows < len(left) + len(rows))
+            batch["weight"] *= counted
+            batch["group"] = np.full(len(self.rows), -1, np.int32)
+            batch["group"][: len(mine)] = self._neighbours.group[mine]
+        return batch
 
 
 def head(record: Mapping[str, Any], m: str, length: int, epoch: int) -> tuple[np.ndarray, int]:

@@ -15,6 +15,7 @@ from flax.typing import Dtype
 
 from imat_jax.models.attention import lecun
 from imat_jax.models.backends import at_least_float32
+from imat_jax.models.context import Context
 from imat_jax.models.dropout import Keys, dropout, keep, layer_keys
 from imat_jax.models.encoder import Encoder
 from imat_jax.models.ima import IMAStack
@@ -60,6 +61,8 @@ class IMAT(nnx.Module):
       directions: the (query, key) modalities to have a stack; None: every ordered pair
         (published). A pair of a modality that is not in `dims` is left out.
       fusion: "hadamard" (published), "concat" or "gated".
+      context: utterances before each one, in its group, that the joint vector attends to;
+        `bidirectional`: and as many after it.
       head_width: width of the head's hidden layer; None: its input's (published).
       dropout, attention_dropout, input_dropout, head_dropout: rates.
       modality_dropout: in training, each present modality of a row is dropped with this
@@ -87,6 +90,8 @@ class IMAT(nnx.Module):
         norm: str = "post",
         directions: Sequence[tuple[str, str]] | None = None,
         fusion: str = "hadamard",
+        context: int = 0,
+        bidirectional: bool = False,
         head_width: int | None = None,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
@@ -154,18 +159,28 @@ class IMAT(nnx.Module):
         joint = list(self.modalities)  # of these widths
         if fusion == "concat":
             joint += [m for m, _ in self.pairs]
+        width = sum(widths[m] for m in joint)
+        self.context = nnx.data(None)
+        if context:
+            self.context = Context(
+                width, context, bidirectional, attention_init=xavier if published else lecun,
+                **block, **kw,
+            )  # fmt: skip
         self.head = Head(
-            sum(widths[m] for m in joint), head_width, outputs,
+            width, head_width, outputs,
             dropout=head_dropout, published=published, **kw,
         )  # fmt: skip
 
     def __call__(self, batch: Mapping, *, deterministic: bool, rngs: nnx.Rngs | None = None):
         """One batch, batch axis first: {m: [B, T, D_m], m_mask: [B, T] bool}; True = a real frame.
 
+        With `context`, also `group` [B] int32 (`Context`); without it each row stands alone.
+
         Returns:
           outputs [B, K] float32, and extras: `cls/text` c_m [B, D]; `cls/text<-audio` r_mn [B, D];
           `fused/text` f_m; `ima/text<-audio` attention weights [B, layers, H, S], S counting the
-          key modality's CLS first where it has a learned one. Under jit, an extra that is not used
+          key modality's CLS first where it has a learned one; `context` [B, H, N] attention weights
+          over the neighbours. Under jit, an extra that is not used
           is not computed.
         """
         keys = None if deterministic else layer_keys(rngs.dropout())
@@ -187,6 +202,9 @@ class IMAT(nnx.Module):
             fused = self._fuse(m, extras[f"cls/{m}"], results)
             extras[f"fused/{m}"] = jnp.where(present[m], fused, 0)
         joint = jnp.concatenate([extras[f"fused/{m}"] for m in self.modalities], axis=-1)
+        if self.context is not None:
+            group = batch.get("group", jnp.full(len(joint), -1, jnp.int32))
+            joint, extras["context"] = self.context(joint, group, keys)
         return self.head(joint, keys), extras
 
     def _fuse(self, m: str, c: jax.Array, results: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
