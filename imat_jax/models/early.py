@@ -58,7 +58,7 @@ class Early(nnx.Module):
     ):
         kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.modalities = tuple(m for m in MODALITIES if m in dims)
-        self.input_dropout = {m: of(input_dropout, m) for m in self.modalities}
+        self.input_dropout = tuple(of(input_dropout, m) for m in self.modalities)
         self.modality_dropout = modality_dropout
         self.dtype = dtype
         features = 2 * sum(dims.values())
@@ -69,8 +69,8 @@ class Early(nnx.Module):
         keys = keys_of(deterministic, rngs)
         masks = masks_of(batch, self.modalities, self.modality_dropout, keys)
         moments = []
-        for m, mask in masks.items():
+        for (m, mask), rate in zip(masks.items(), self.input_dropout, strict=True):
             x = jnp.where(mask[..., None], batch[m], 0).astype(self.dtype)
-            moments.append(dropout(frame_moments(x, mask), self.input_dropout[m], keys))
+            moments.append(dropout(frame_moments(x, mask), rate, keys))
         outputs, _ = self.head(jnp.concatenate(moments, axis=1).astype(self.dtype), keys)
         return outputs, {}

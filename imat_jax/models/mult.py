@@ -102,7 +102,7 @@ class MulT(nnx.Module):
         self.modalities = tuple(m for m in MODALITIES if m in dims)
         self.targets = tuple(m for m in self.modalities if m in (targets or self.modalities))
         self.mode, self.dtype = mode, dtype
-        self.input_dropout = {m: of(input_dropout, m) for m in self.modalities}
+        self.input_dropout = tuple(of(input_dropout, m) for m in self.modalities)
         self.modality_dropout = modality_dropout
         self.project = nnx.Dict(
             {
@@ -165,7 +165,7 @@ class MulT(nnx.Module):
     def _stream(self, m: str, x, mask, keys: Keys) -> jax.Array:
         """x [B, T, F] -> [B, T, D]."""
         x = jnp.where(mask[..., None], x, 0).astype(self.dtype)
-        x = dropout(x, self.input_dropout[m], keys)
+        x = dropout(x, self.input_dropout[self.modalities.index(m)], keys)
         return self.project[m](x) if m in self.project else x
 
 
