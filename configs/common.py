@@ -53,7 +53,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.data.workers = 0
 
     c.model = ml_collections.ConfigDict()
-    # "imat" (projections to one width, an encoder for text too) or "sseft" (as published).
+    # "imat" (projections to one width, an encoder for text too), "sseft" (as published), or a
+    # baseline, "early", "late", "tfn", "lmf", "mult", "misa", "selfmm", "mbt"; docs/models.md says
+    # which of these keys each of them has.
     c.model.name = "imat"
     # Feature widths that the dataset must have; 0: any.
     c.model.features = ml_collections.ConfigDict({"text": 0, "audio": 0, "vision": 0})
@@ -98,6 +100,28 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.attention = "auto"
     # Initial weights: "lecun" or "published".
     c.model.init = "lecun"
+
+    # What only one model has. Width of each modality's vector in the tensor product.
+    c.model.tfn = ml_collections.ConfigDict({"tensor_width": 16})
+    # Rank-one tensors that the fusion is a sum of.
+    c.model.lmf = ml_collections.ConfigDict({"rank": 4})
+    c.model.mult = ml_collections.ConfigDict()
+    # Layers of each crossmodal and of each self-attention transformer (5 and 5 as published).
+    c.model.mult.layers = 2
+    c.model.mult.memory_layers = 2
+    # Dropout on streams with their positions.
+    c.model.mult.embed_dropout = 0.25
+    # "corrected", or "reference": as published, without padding masks (docs/models.md).
+    c.model.mult.mode = "corrected"
+    # Weights of MISA's losses.
+    c.model.misa = ml_collections.ConfigDict()
+    c.model.misa.similarity = 1.0
+    c.model.misa.difference = 0.3
+    c.model.misa.reconstruction = 1.0
+    # Largest absolute label that is generated for a single modality.
+    c.model.selfmm = ml_collections.ConfigDict({"label_range": 3.0})
+    # Layers with bottleneck tokens, 2 or more, after the encoder_layers; and how many tokens.
+    c.model.mbt = ml_collections.ConfigDict({"fusion_layers": 2, "bottlenecks": 4})
 
     c.task = ml_collections.ConfigDict()
     # "l1" or "mse" for regressions, "ordinal" (six steps) for sentiment; "": l1.

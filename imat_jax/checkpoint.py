@@ -1,6 +1,6 @@
 """Checkpoints of a run: the last states to resume from, and the selected one.
 
-    RUN/checkpoints/last/STEP    {params, opt_state, step, rng}, the two newest
+    RUN/checkpoints/last/STEP    {params, opt_state, step, rng, …}, the two newest
     RUN/checkpoints/best/STEP    params with the best validation score so far, and the score
 
 Orbax writes in the background under a temporary name and renames; a killed write is ignored. A

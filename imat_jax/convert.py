@@ -6,7 +6,7 @@ streams `t`, `a`, `v`. The frozen encoders keep the names of their own projects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -18,10 +18,12 @@ from imat_jax.encoders.fabnet import from_state_dict as fabnet
 from imat_jax.encoders.state_dict import require, torch_name
 from imat_jax.encoders.wav2vec import from_state_dict as wav2vec
 from imat_jax.models.imat import IMAT, SSEFT
+from imat_jax.models.mult import CrossTransformer, MulT
 
-__all__ = ["bert", "fabnet", "sseft", "to_sseft", "wav2vec"]
+__all__ = ["bert", "fabnet", "mult", "sseft", "to_sseft", "wav2vec"]
 
 LETTER = {"text": "t", "audio": "a", "vision": "v"}
+MULT_LETTER = {"text": "l", "audio": "a", "vision": "v"}
 HEAD = "classification_heads.emotion_classification_head."
 SPINE = "decoder.sentence_encoder."
 
@@ -80,17 +82,68 @@ def sseft(state_dict: Mapping[str, Any], *, num_heads: int = 4, **options) -> IM
         dims={"text": at[1], "audio": fc1[1], "vision": av[1]},
         outputs=out[0],
         heads=num_heads,
-        encoder_layers={"text": 0} | {m: _count(arrays, LETTER[m]) for m in ("audio", "vision")},
-        ima_layers=_count(arrays, "at"),
+        encoder_layers={"text": 0}
+        | {m: _count(arrays, f"layers_{LETTER[m]}.") for m in ("audio", "vision")},
+        ima_layers=_count(arrays, "layers_at."),
         ffn=fc1[0],
         # The reference's tables begin with a row that is never read, then padding's (zeros), CLS's.
         max_frames={"text": 0, "audio": table_a[0] - 3, "vision": table_v[0] - 3},
     )
     # Shapes only: every parameter comes from the state dict.
     model = nnx.eval_shape(lambda: IMAT(**sizes, **(SSEFT | options), rngs=nnx.Rngs(0)))
+    return _filled(model, arrays, _place, "an SSE-FT")
+
+
+def mult(state_dict: Mapping[str, Any], *, num_heads: int = 5, **options) -> MulT:
+    """A MulT (yaohungt/Multimodal-Transformer) as a `MulT` model.
+
+    All sizes are read off the arrays; only the number of heads leaves no trace in them. Names may
+    carry the prefix `module.`. A network of one target modality (`--lonly` and its like) becomes
+    one with that target. Projections that the reference has and does not use, of features that
+    have the streams' width already, are left behind; so are key biases, which a softmax cancels.
+
+    Args:
+      state_dict: {reference name: array}; anything that `numpy.asarray` takes.
+      num_heads: attention heads (5 by default there).
+      **options: passed to `MulT`, e.g. `dropout`, and `mode`: "reference" computes what the
+        reference does, padding included; "corrected" (default) masks padding, lets every frame
+        attend to all, and reads the last real frame.
+
+    Raises:
+      KeyError: parameters that the architecture needs are missing; they are listed.
+      ValueError: an array's shape does not fit the others; it is named.
+    """
+    arrays = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    targets = [m for m, t in MULT_LETTER.items() if any(n.startswith(_cross(t)) for n in arrays)]
+    first = MULT_LETTER[targets[0]] if targets else "l"
+    source = next(t for t in MULT_LETTER.values() if t != first)
+    stack, memory = f"{_cross(first)}{source}.layers.", f"trans_{first}_mem.layers."
+    names = [f"proj_{t}.weight" for t in MULT_LETTER.values()]
+    names += [f"{stack}0.fc1.weight", f"{memory}0.fc1.weight", "out_layer.weight"]
+    require(arrays, names, "a MulT")
+    *projections, fc1, _, out = (np.shape(arrays[name]) for name in names)
+    model = nnx.eval_shape(
+        lambda: MulT(
+            {m: shape[1] for m, shape in zip(MULT_LETTER, projections, strict=True)},
+            out[0],
+            width=fc1[1],
+            heads=num_heads,
+            layers=_count(arrays, stack),
+            memory_layers=_count(arrays, memory),
+            ffn=fc1[0],
+            targets=targets,
+            rngs=nnx.Rngs(0),
+            **options,
+        )
+    )
+    return _filled(model, arrays, _mult_place, "a MulT")
+
+
+def _filled(model: nnx.Module, arrays: Mapping[str, Any], place_of: Callable, what: str):
+    """`model`, of which only shapes are known so far, with all parameters from `arrays`."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    places = [_place(path, model) for path, _ in flat]
-    require(arrays, [place.name for place in places], "an SSE-FT")
+    places = [place_of(path, model) for path, _ in flat]
+    require(arrays, [place.name for place in places], what)
     for (_, ours), place in zip(flat, places, strict=True):
         value = np.asarray(arrays[place.name])
         if value.shape != place.shape:
@@ -189,5 +242,60 @@ def _short(name: str) -> str:
     return name.partition(SPINE)[2] or name
 
 
-def _count(arrays: Mapping[str, Any], stream: str) -> int:
-    return len({n.split(".")[1] for n in arrays if n.startswith(f"layers_{stream}.")})
+def _count(arrays: Mapping[str, Any], prefix: str) -> int:
+    """Layers whose names begin with `prefix` and their number."""
+    return len({n.removeprefix(prefix).split(".")[0] for n in arrays if n.startswith(prefix)})
+
+
+def _mult_place(path: tuple, model: MulT) -> _Place:
+    """The place of our parameter `path` in MulT's state dict."""
+    match path:
+        case ("project", m, "kernel"):
+            shape = model.project[m].kernel.shape
+            return _Place(f"proj_{MULT_LETTER[m]}.weight", (*shape[::-1], 1), inputs=shape[0])
+        case ("block", i, leaf):
+            return _dense(f"proj{i + 1}", leaf, model.block[i])
+        case ("out", leaf):
+            return _dense("out_layer", leaf, model.out)
+        case ("cross", pair, *rest):
+            m, n = pair.split("_from_")
+            name = f"{_cross(MULT_LETTER[m])}{MULT_LETTER[n]}."
+            return _mult_stack(name, rest, model.cross[pair])
+        case ("memory", m, *rest):
+            return _mult_stack(f"trans_{MULT_LETTER[m]}_mem.", rest, model.memory[m])
+    raise ValueError(f"MulT has no counterpart of {'/'.join(map(str, path))}")
+
+
+def _mult_stack(prefix: str, path: list, stack: CrossTransformer) -> _Place:
+    """The place of a parameter of one transformer."""
+    d = stack.width
+    match path:
+        case ("final_norm", leaf):
+            return _Place(f"{prefix}layer_norm.{torch_name(leaf)}", (d,))
+        case ("layers", i, "norms", k, leaf):
+            return _Place(f"{prefix}layers.{i}.layer_norms.{k}.{torch_name(leaf)}", (d,))
+        case ("layers", i, "ffn", ("inner" | "outer") as which, leaf):
+            name = {"inner": "fc1", "outer": "fc2"}[which]
+            return _dense(f"{prefix}layers.{i}.{name}", leaf, getattr(stack.layers[i].ffn, which))
+        case ("layers", i, "attention", "out", leaf):
+            name = f"{prefix}layers.{i}.self_attn.out_proj.{torch_name(leaf)}"
+            return _Place(name, (d,)) if leaf == "bias" else _Place(name, (d, d), inputs=d)
+        case ("layers", i, "attention", ("query" | "key" | "value") as which, leaf):
+            k = ("query", "key", "value").index(which)  # the three lie in one array
+            name, rows = f"{prefix}layers.{i}.self_attn.in_proj_", slice(k * d, (k + 1) * d)
+            if leaf == "bias":
+                return _Place(f"{name}bias", (3 * d,), rows=rows)
+            return _Place(f"{name}weight", (3 * d, d), rows=rows, inputs=d)
+    raise ValueError(f"MulT has no counterpart of {prefix}{'/'.join(map(str, path))}")
+
+
+def _dense(name: str, leaf: str, layer: nnx.Linear) -> _Place:
+    shape = layer.out_features, layer.in_features
+    if leaf == "bias":
+        return _Place(f"{name}.bias", shape[:1])
+    return _Place(f"{name}.weight", shape, inputs=shape[1])
+
+
+def _cross(target: str) -> str:
+    """What the names of a target's crossmodal transformers begin with."""
+    return f"trans_{target}_with_"

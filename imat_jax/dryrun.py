@@ -67,6 +67,7 @@ def batch_of(net: Network, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeSt
         return jax.ShapeDtypeStruct((size, *dims), dtype, sharding=where)
 
     batch = {"label": array(kind, *label.shape[1:]), "weight": array(np.float32)}
+    batch["index"] = array(np.int32)
     if net.config.model.context:
         batch["group"] = array(np.int32)
     for (m, dim), frames in zip(net.dims.items(), shape, strict=True):

@@ -165,6 +165,8 @@ def _check_context(config: ml_collections.ConfigDict) -> None:
             f"model.context={n} takes {margin} rows of each batch; it is not negative, and "
             f"batch_size={config.batch_size} is larger"
         )
+    if n and config.model.name not in ("imat", "sseft"):
+        raise UsageError(f"model.context is for imat and sseft, not {config.model.name}")
     if n and (config.data.mixup or config.accumulate > 1):
         raise UsageError(
             "model.context needs the utterances of a batch whole and in order: not with data.mixup "

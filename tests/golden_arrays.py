@@ -128,3 +128,23 @@ def fabnet_frames() -> np.ndarray:
 def wav2vec_wave() -> np.ndarray:
     """[2, 16000]: two clips of a second."""
     return np.float32(0.1) * draw("wave", (2, 16000))
+
+
+def mult_state_dict(npz: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters of MulT by its own names; its buffers are left out."""
+    shapes = {
+        str(name): ast.literal_eval(str(shape))
+        for name, shape in zip(npz["param_names"], npz["param_shapes"], strict=True)
+    }
+    buffers = ("version", "_float_tensor")
+    return {n: mult_parameter(n, shape) for n, shape in shapes.items() if not n.endswith(buffers)}
+
+
+def mult_parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One parameter, scaled by its kind so that activations keep a sensible size."""
+    x = draw(name, shape)
+    if "layer_norm" in name and name.endswith("weight"):
+        return 1 + np.float32(0.1) * x
+    if name.endswith("bias"):
+        return np.float32(0.05) * x
+    return x if len(shape) == 1 else x / np.float32(np.sqrt(np.prod(shape[1:])))

@@ -20,6 +20,9 @@ Place = Callable[[Mapping[str, Any], str, int, int], tuple[np.ndarray, int]]
 class Split:
     """One split of a dataset as batches of padded arrays; batch `s` is a pure function of `s`.
 
+    A batch is as `collate` makes it, and says which examples it holds: `index` [rows] int32, their
+    places in the split, -1 for rows without one.
+
     It is a random-access source (`len`, `[step]`), which is what Grain and a resumed run need.
 
     Args:
@@ -106,6 +109,8 @@ class Split:
         like = records[0] if records else self.source[int(indices[0])]
         place = lambda *a: self.place(*a, epoch)  # noqa: E731
         batch = collate(records, like, self.dims, shape, len(self.rows), place)
+        batch["index"] = np.full(len(self.rows), -1, np.int32)
+        batch["index"][: len(mine)] = mine
         if self._neighbours:
             counted = (self.rows >= len(left)) & (self.rows < len(left) + len(rows))
             batch["weight"] *= counted
