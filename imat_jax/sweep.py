@@ -29,7 +29,7 @@ from imat_jax.data.dataset import Dataset
 from imat_jax.sweeping import executor as executors
 from imat_jax.sweeping import plan
 from imat_jax.sweeping.search import Search
-from imat_jax.sweeping.state import Job, Sweep, read
+from imat_jax.sweeping.state import OVER, Job, Sweep, read
 from imat_jax.sweeping.table import Table
 
 STOPPED = 143
@@ -115,7 +115,7 @@ def _status(job: Job, died: str) -> str:
     if job.test:
         return "finished" if job.read().get("test") else "failed"
     status = job.read()["status"]
-    if status in ("waiting", "running"):  # its process could not say how it ended
+    if status not in OVER and (died or status != "stopped"):  # its process could not say how
         status = "failed"
         job.write(status=status, error=f"{job.tail()}\n{died or 'it ended without a word'}")
     return status

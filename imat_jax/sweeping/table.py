@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from imat_jax.sweeping.state import Job
+from imat_jax.sweeping.state import OVER, Job
 
 PERIOD = 1.0  # seconds between two drawings
 END = 4096  # bytes of a run's metrics that are looked at
@@ -24,7 +24,7 @@ class Table:
 
     def event(self, job: Job, status: str) -> None:
         """`job` ended so."""
-        self._counts[status] += 1
+        self._counts[status] += status in OVER
         seconds = job.read()["seconds"]
         self._erase()
         name = pathlib.Path(job.directory).name

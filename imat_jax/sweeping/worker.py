@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import socket
 import sys
 import time
 import traceback
@@ -37,7 +38,8 @@ def work(job: Job) -> str:
             return before["status"]  # another worker did it meanwhile
         start = time.perf_counter()
         if not job.test:
-            job.write(status="running", attempts=before["attempts"] + 1)
+            where = {"host": socket.gethostname(), "pid": os.getpid()}
+            job.write(status="running", attempts=before["attempts"] + 1, **where)
         with _printing_to(directory / "log.txt"):
             status = _run(job, directory)
         seconds = before["seconds"] + time.perf_counter() - start
