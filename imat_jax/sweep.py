@@ -276,14 +276,14 @@ def _search(f, module, sweep: Sweep, making: _Making, start: Callable, facts: di
         making.note(made)
         return made
 
+    if f.dry_run:
+        print(f"{f.trials} trials of {updates(f.config)} updates each, less what is pruned")
+        return 0
     sweep.root.mkdir(parents=True, exist_ok=True)
     metric = f.config.selection or task.headline
     search = Search(sweep.root, f.storage, module.search, job, metric, base.key, f.trials)
-    if f.dry_run:
-        print(f"{f.trials} trials of {updates(f.config)} updates, if nothing of it is searched for")
-        return 0
     executor, table = start(), Table(f.trials, 0)
-    with _stopping(executor):
+    with contextlib.closing(search), _stopping(executor):
         run_all(search, executor, table)
         status = finish(sweep, **facts, search=search.facts())
         best = search.facts().get("best")

@@ -51,10 +51,12 @@ class Run:
     @property
     def name(self) -> str:
         """Its directory's name: the overrides for people, and the key."""
-        last = [key.rpartition(".")[2] for key in self.overrides]
-        short = {k: k if last.count(end) > 1 else end for k, end in zip(self.overrides, last)}  # noqa: B905
-        words = ",".join(f"{short[k]}={v}" for k, v in self.overrides.items())
-        return f"{re.sub(r'[^A-Za-z0-9_.=+,-]', '_', words)[:100]}-{self.key}"
+        last = {key: key.rpartition(".")[2] for key in self.overrides}
+        words = []
+        for key, value in self.overrides.items():
+            short = key if [*last.values()].count(last[key]) > 1 else last[key]
+            words.append(f"{short}={value:.4g}" if isinstance(value, float) else f"{short}={value}")
+        return f"{re.sub(r'[^A-Za-z0-9_.=+,-]', '_', ','.join(words))[:100]}-{self.key}"
 
 
 def group(config: Mapping[str, Any], dataset: str) -> str:

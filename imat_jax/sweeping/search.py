@@ -13,6 +13,7 @@ import collections
 import fcntl
 import json
 import pathlib
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,6 +92,11 @@ class Search:
                 "code, whose scores are not comparable; take another --workdir"
             )
         self._study.set_user_attr("base", base)
+        # Held as long as this process lives: a trial whose owner is gone is for others to finish.
+        self._owner = root.absolute() / "owners" / uuid.uuid4().hex
+        self._owner.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._owner.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._mine: dict[int, int] = {}  # {id: number} of the trials that are under way here
 
     def next(self, after: Job | None) -> Job | None:
@@ -99,10 +105,9 @@ class Search:
         for trial in running:
             if trial.number in self._mine.values():
                 continue
-            if "directory" not in trial.user_attrs:  # killed, or at it this moment
-                continue
-            if _free(pathlib.Path(trial.user_attrs["directory"])):
-                return self._take(trial.number, trial._trial_id, trial.user_attrs["overrides"])
+            given = trial.user_attrs  # without overrides it has only just begun
+            if "overrides" in given and _gone(pathlib.Path(given["owner"])):
+                return self._take(trial.number, trial._trial_id, given["overrides"])
         count = len(self._study.trials)
         if count >= self._wanted:
             return None
@@ -110,15 +115,16 @@ class Search:
         self._study.sampler = self._optuna.samplers.TPESampler(seed=count)
         trial = self._study.ask()
         overrides = dict(self._space(trial))
-        job = self._take(trial.number, trial._trial_id, overrides)
-        trial.set_user_attr("overrides", overrides)
-        trial.set_user_attr("directory", job.directory)
-        return job
+        return self._take(trial.number, trial._trial_id, overrides)
 
     def _take(self, number: int, identifier: int, overrides: Mapping[str, Any]) -> Job:
         spec = {"storage": self._storage, "study": self._name, "trial": identifier}
         job = self._job(overrides, spec)
         self._mine[identifier] = number
+        trial = self._optuna.trial.Trial(self._study, identifier)
+        trial.set_user_attr("owner", str(self._owner))
+        trial.set_user_attr("directory", job.directory)
+        trial.set_user_attr("overrides", dict(overrides))
         return job
 
     def done(self, job: Job, status: str) -> None:
@@ -131,6 +137,11 @@ class Search:
         elif status in OVER:
             state = states.PRUNED if status == "pruned" else states.FAIL
             self._study.tell(number, state=state, skip_if_finished=True)
+
+    def close(self) -> None:
+        """Leave what is under way to others."""
+        self._owner.unlink(missing_ok=True)
+        self._lock.close()
 
     def facts(self) -> dict[str, Any]:
         """For sweep.json: how many trials there were, and the best."""
@@ -146,15 +157,15 @@ class Search:
         return found
 
 
-def _free(directory: pathlib.Path) -> bool:
-    """No worker is at the run."""
-    if not (directory / "lock").is_file():
-        return True
-    with (directory / "lock").open("w") as file:
-        try:
+def _gone(owner: pathlib.Path) -> bool:
+    """The process that holds that lock is no more."""
+    try:
+        with owner.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
     return True
 
 
