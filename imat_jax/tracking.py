@@ -40,7 +40,7 @@ class WandB:
     """A run of Weights & Biases; its id is kept in RUN/wandb_id."""
 
     def __init__(self, workdir: pathlib.Path, config):
-        wandb = _package("wandb")
+        self._wandb = wandb = _package("wandb")
         file = workdir / "wandb_id"
         if not file.is_file():
             file.write_text(uuid.uuid4().hex)
@@ -57,6 +57,7 @@ class WandB:
     def finish(self, results: Mapping[str, Any]) -> None:
         self._run.summary.update(_numbers(results))
         self._run.finish()
+        self._wandb.teardown()  # or its own process may still be writing when this one ends
 
 
 class MLflow:
