@@ -1,12 +1,14 @@
 """SLURM, by submitit: a job array, one run a task. Preempted or out of time, a run is requeued.
 
 Options: `timeout_min`, `gpus_per_node`, `cpus_per_task`, `mem_gb` and `slurm_*` are submitit's;
-`cluster=local` starts processes of this machine in place of SLURM's, for trying things out.
+`cluster=local` starts processes of this machine in place of SLURM's, for trying things out. A sweep
+that ends leaves its jobs in the queue; started again, it watches them and submits none twice.
 """
 
 from __future__ import annotations
 
 import pathlib
+import subprocess
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,19 +19,20 @@ from imat_jax.sweeping.executor import package
 from imat_jax.sweeping.state import Job
 
 UNLIMITED = 10**6
-ASK = 2.0  # seconds between questions to SLURM
+ASK = 10.0  # seconds between questions to SLURM
+LOOK = 0.5  # seconds between looks at the files that its tasks leave
 
 
 def make(root: pathlib.Path, jobs: int, options: dict[str, str]) -> Slurm:
     submitit = package("submitit", "sweep")
-    options = dict(options)
+    cluster = options.get("cluster", "slurm")
+    numbers = {k: int(v) if v.isdigit() else v for k, v in options.items() if k != "cluster"}
     try:
-        executor = submitit.AutoExecutor(root / "slurm", cluster=options.pop("cluster", "slurm"))
-        numbers = {k: int(v) if v.isdigit() else v for k, v in options.items()}
+        executor = submitit.AutoExecutor(root / "slurm", cluster=cluster)
         executor.update_parameters(name="imat-sweep", **({"timeout_min": 60 * 24} | numbers))
     except (NameError, RuntimeError, ValueError) as error:
         raise UsageError(f"--executor=slurm: {error}") from error
-    return Slurm(executor, jobs or UNLIMITED)
+    return Slurm(submitit, executor, cluster == "slurm", jobs or UNLIMITED)
 
 
 class Task:
@@ -43,36 +46,62 @@ class Task:
 
 
 class Slurm:
-    def __init__(self, executor: Any, capacity: int):
-        self._executor, self.capacity = executor, capacity
+    """Args: queued: there is a queue, and it is SLURM's."""
+
+    def __init__(self, submitit: Any, executor: Any, queued: bool, capacity: int):
+        self._submitit, self._executor, self._queued = submitit, executor, queued
+        self.capacity = capacity
         self._running: list[tuple[Job, Any]] = []
+        self._asked = 0.0
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        if not jobs:
+        waiting = queue() if self._queued and jobs else set()
+        known = {job.directory: job.read().get("slurm") for job in jobs}
+        old = [job for job in jobs if known[job.directory] in waiting]
+        for job in old:
+            handle = self._submitit.SlurmJob(self._executor.folder, known[job.directory])
+            self._running.append((job, handle))
+        new = [job for job in jobs if job not in old]
+        if not new:
             return
         with self._executor.batch():  # one array, one call of sbatch
-            handles = [self._executor.submit(Task(), job) for job in jobs]
-        for job, handle in zip(jobs, handles, strict=True):
+            handles = [self._executor.submit(Task(), job) for job in new]
+        for job, handle in zip(new, handles, strict=True):
             job.write(slurm=handle.job_id)
             self._running.append((job, handle))
 
     def ended(self, seconds: float) -> list[tuple[Job, str]]:
-        deadline = time.monotonic() + max(seconds, ASK)
-        while not (over := [pair for pair in self._running if pair[1].done()]):
-            if time.monotonic() > deadline:
-                return []
-            time.sleep(min(ASK, seconds))
-        self._running = [pair for pair in self._running if pair not in over]
-        return [(job, _death(handle)) for job, handle in over]
+        deadline = time.monotonic() + seconds
+        while not (over := self._over()) and time.monotonic() < deadline:
+            time.sleep(LOOK)
+        self._running = [(j, h) for j, h in self._running if not any(j is job for job, _ in over)]
+        return over
+
+    def _over(self) -> list[tuple[Job, str]]:
+        left = None
+        if self._queued and time.monotonic() > self._asked + ASK:
+            left, self._asked = queue(), time.monotonic()
+        found = []
+        for job, handle in self._running:
+            if handle.paths.result_pickle.exists():
+                error = handle.exception()
+                found.append((job, str(error).strip().splitlines()[-1] if error else ""))
+            elif left is not None and handle.job_id not in left:
+                found.append((job, f"job {handle.job_id} is no longer in the queue"))
+            elif not self._queued and handle.done():
+                found.append((job, f"its process ended: {handle.state}"))
+        return found
 
     def stop(self) -> None:
-        for _, handle in self._running:
-            handle.cancel()
-        while not all(handle.done() for _, handle in self._running):
-            time.sleep(ASK)
+        if not self._queued:
+            for _, handle in self._running:
+                handle.cancel()
 
 
-def _death(handle: Any) -> str:
-    """What the task's process died of, where it could not say so itself."""
-    error = handle.exception()
-    return f"{handle.state}: {str(error).strip().splitlines()[-1]}" if error else ""
+def queue() -> set[str]:
+    """The jobs of this user that wait or run, array tasks each by itself, as JOB_TASK.
+
+    Asked of squeue, which needs no accounting.
+    """
+    call = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    return set(subprocess.run(call, capture_output=True, text=True, check=True).stdout.split())
