@@ -55,7 +55,7 @@ class Slurm:
         self._asked = 0.0
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        waiting = queue() if self._queued and jobs else set()
+        waiting = (queue() if self._queued and jobs else None) or ()
         known = {job.directory: job.read().get("slurm") for job in jobs}
         old = [job for job in jobs if known[job.directory] in waiting]
         for job in old:
@@ -98,10 +98,11 @@ class Slurm:
                 handle.cancel()
 
 
-def queue() -> set[str]:
+def queue() -> set[str] | None:
     """The jobs of this user that wait or run, array tasks each by itself, as JOB_TASK.
 
-    Asked of squeue, which needs no accounting.
+    Asked of squeue, which needs no accounting. None: SLURM does not answer.
     """
     call = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
-    return set(subprocess.run(call, capture_output=True, text=True, check=True).stdout.split())
+    answer = subprocess.run(call, capture_output=True, text=True)
+    return set(answer.stdout.split()) if answer.returncode == 0 else None
