@@ -17,7 +17,7 @@ import pathlib
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from absl import flags
@@ -152,8 +152,8 @@ def updates(config: Mapping[str, Any]) -> int:
     return config["steps"] or config["epochs"] * -(-size // config["batch_size"])
 
 
-def finish(sweep: Sweep, **facts: Any) -> int:
-    """Write sweep.json, print the ranking, what failed and what may come next; returns a status."""
+def finish(sweep: Sweep, jobs: Iterable[Job], **facts: Any) -> int:
+    """Write sweep.json, print the ranking and which of `jobs` failed; returns the exit status."""
     summary = sweep.update(**facts)
     print(f"\n{summary['metric']}, mean over seeds; {summary['configurations_tried']} tried")
     for row in summary["configurations"]:
@@ -161,10 +161,10 @@ def finish(sweep: Sweep, **facts: Any) -> int:
         spread = "" if row["std"] is None else f" ± {row['std']:.4f}"
         score = "not all finished" if row["mean"] is None else f"{row['mean']:.4f}{spread}"
         print(f"  {score:<20} {row['seeds']} seeds  {words}")
-    failed = [d for d in sweep.directories() if read(d)["status"] == "failed"]
-    for directory in failed:
-        last = (read(directory).get("error") or "?").strip().splitlines()[-1]
-        print(f"failed: {directory}: {last}", file=sys.stderr)
+    failed = [job for job in jobs if job.read()["status"] == "failed"]
+    for job in failed:
+        last = (job.read().get("error") or "?").strip().splitlines()[-1]
+        print(f"failed: {job.directory}: {last}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -246,7 +246,7 @@ def _grid(f, argv, module, sweep: Sweep, making: _Making, start: Callable, facts
     executor, table = start(), Table(len(jobs), done)
     with _stopping(executor):
         run_all(Listed(todo), executor, table)
-        status = finish(sweep, **facts)
+        status = finish(sweep, jobs, **facts)
         if f.test and status == 0:
             facts |= {"test": "scored for every run, when all were finished"}
             unscored = [job for job in jobs if not job.read().get("test")]
@@ -270,10 +270,13 @@ def _search(f, module, sweep: Sweep, making: _Making, start: Callable, facts: di
     task = tasks.make(metadata["task"], metadata["class_names"])
     base = plan.Run({}, f.config.to_dict(), fingerprint(f.config.dataset), plan.code_version())
 
+    jobs: list[Job] = []
+
     def job(overrides: Mapping, trial: Mapping) -> Job:
         [(overrides, config)] = plan.expand(f.config, [overrides], [{}], 1)
         made = making(overrides, config, trial)
         making.note(made)
+        jobs.append(made)
         return made
 
     if f.dry_run:
@@ -285,7 +288,7 @@ def _search(f, module, sweep: Sweep, making: _Making, start: Callable, facts: di
     executor, table = start(), Table(f.trials, 0)
     with contextlib.closing(search), _stopping(executor):
         run_all(search, executor, table)
-        status = finish(sweep, **facts, search=search.facts())
+        status = finish(sweep, jobs, **facts, search=search.facts())
         best = search.facts().get("best")
         if best:
             print(f"best: trial {best['trial']}, {best['value']:.4f}: {best['overrides']}")

@@ -66,7 +66,7 @@ def start(root, trials, base="base"):
     def job(overrides, trial):
         run = plan.Run(overrides, dict(overrides), "data", "code")
         made = Job(str(root / "runs" / run.name), ".", run, trial=trial)
-        made.write()
+        made.write(attempts=1)
         return made
 
     return search.Search(root, "", space, job, "acc", base, trials)

@@ -249,7 +249,7 @@ def test_a_job_that_was_stopped_is_done_again_and_a_death_is_a_failure(tmp_path)
         def ended(self, seconds):
             [job], self.waiting = self.waiting, []
             if job.run.config["seed"] == 1:
-                job.write(status="running")
+                job.write(status="running", attempts=1)
                 return [(job, "its process ended with status -9")]
             job.write(status="stopped" if self.submitted.count(job) == 1 else "finished")
             results = {"selected": {"metric": "acc", "valid": 0.5}}

@@ -88,7 +88,9 @@ class Local:
             free = [i for i, w in enumerate(self._workers) if w is None or w.job is None]
             groups = {i: self._workers[i].group for i in free if self._workers[i]}
             number = next((i for i in free if groups.get(i) == job.run.group), free[0])
-            one = self._workers[number] or self._start(number)
+            one = self._workers[number]
+            if one is None or not one.process.is_alive():
+                one = self._start(number)
             one.job, one.group = job, job.run.group
             one.pipe.send(job)
 

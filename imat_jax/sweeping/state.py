@@ -119,8 +119,8 @@ class Sweep:
 
 def _summary(directories: list[pathlib.Path], root: pathlib.Path) -> dict[str, Any]:
     """Every configuration that was ever tried in this sweep, best validation score first."""
-    groups: dict[str, list] = collections.defaultdict(list)
-    statuses: collections.Counter[str] = collections.Counter()
+    chosen: dict[str, tuple] = {}  # {content: run}; of several versions of the code, one
+    rank = lambda job: (job["code"] == plan.code_version(), job["status"] == "finished")  # noqa: E731
     tested, metric = 0, None
     for directory in directories:
         job, results = read(directory), {}
@@ -128,15 +128,20 @@ def _summary(directories: list[pathlib.Path], root: pathlib.Path) -> dict[str, A
             results = json.loads((directory / "results.json").read_text())
             tested += "test" in results
             metric = results["selected"]["metric"]
-        statuses[job["status"]] += 1
-        groups[job["group"]].append((directory, job, results))
+        before = chosen.get(job["content"])
+        if before is None or rank(job) > rank(before[1]):
+            chosen[job["content"]] = (directory, job, results)
+    groups: dict[str, list] = collections.defaultdict(list)
+    for run in chosen.values():
+        groups[run[1]["group"]].append(run)
     configurations = [_configuration(runs, root) for runs in groups.values()]
     sign = -1 if metric and tasks.higher_is_better(metric) else 1
     unscored = lambda c: (c["mean"] is None, sign * (c["mean"] or 0))  # noqa: E731
     return {
         "metric": f"valid/{metric}",
-        "configurations_tried": len(configurations),
-        "runs": dict(statuses),
+        "configurations_tried": sum(any(j["attempts"] for _, j, _ in g) for g in groups.values()),
+        "runs": dict(collections.Counter(job["status"] for _, job, _ in chosen.values())),
+        "runs_of_other_code": len(directories) - len(chosen),
         "runs_with_test_scores": tested,
         "configurations": sorted(configurations, key=unscored),
     }
@@ -152,6 +157,7 @@ def _configuration(runs: list, root: pathlib.Path) -> dict[str, Any]:
         "seeds": len(runs),
         "mean": statistics.fmean(scores) if whole else None,
         "std": statistics.stdev(scores) if whole and len(scores) > 1 else None,
+        "code": sorted({job["code"] for _, job, _ in runs}),
         "after_test": any(job.get("after_test") for _, job, _ in runs),
         "runs": {str(d.relative_to(root)): job["status"] for d, job, _ in runs},
     }

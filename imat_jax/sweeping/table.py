@@ -25,10 +25,10 @@ class Table:
     def event(self, job: Job, status: str) -> None:
         """`job` ended so."""
         self._counts[status] += status in OVER
-        seconds = job.read()["seconds"]
+        took = "test" if job.test else f"{job.read()['seconds']:.0f} s"
         self._erase()
         name = pathlib.Path(job.directory).name
-        print(f"{self._so_far()}  {name}: {status}, {seconds:.0f} s", flush=True)
+        print(f"{self._so_far()}  {name}: {status}, {took}", flush=True)
 
     def draw(self, running: Iterable[Job]) -> None:
         """The runs under way: update, loss and validation score of each."""
