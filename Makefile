@@ -4,7 +4,8 @@
 # make lint     what CI checks besides: ruff
 # make test-torch   parity with PyTorch, in the same environment plus the extra [torch]
 # make test-beam    Apache Beam writes the same data sets; an environment of its own
-# make test-scale   2 and 4 processes as one run; damaged files, full disks; a tuned text encoder
+# make test-scale   2 and 4 processes as one run; damaged files, full disks; a tuned text encoder;
+#                   sweeps of thirty runs, killed; on Ray where it is installed
 # make test-slurm   launch/slurm.sh under a Slurm of two nodes on this machine; root, Debian
 # make results  every run behind the tables of the README (long; the real corpora need IMAT_DATA)
 

@@ -34,3 +34,13 @@ def get_config(arg: str = ""):
     c.model.head_dropout = 0.1
     c.optim.weight_decay = 3.0
     return c
+
+
+def search(trial):
+    """The space of `imat sweep --config=configs/mosi.py --trials=50`, in Optuna's terms."""
+    share = trial.suggest_float("input_dropout", 0.0, 0.6)
+    return {f"model.input_dropout.{m}": share for m in ("text", "audio", "vision")} | {
+        "optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True),
+        "optim.weight_decay": trial.suggest_float("optim.weight_decay", 0.01, 10.0, log=True),
+        "model.encoder_layers": trial.suggest_int("model.encoder_layers", 0, 2),
+    }

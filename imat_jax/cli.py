@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": "score a run's selected checkpoint",
     "extract": "media files into a dataset",
     "predict": "what a run says of media files",
+    "sweep": "train over values and seeds, or search; started again, it goes on",
     "report": "tables over runs: mean and deviation over seeds",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -132,9 +132,16 @@ def network(
     )  # fmt: skip
 
 
-def make(config: ml_collections.ConfigDict) -> Experiment:
-    """Raises `UsageError` or `DataError` where the config does not fit itself or the dataset."""
-    dataset = Dataset.open(config.dataset)
+def make(config: ml_collections.ConfigDict, only: Sequence[str] | None = None) -> Experiment:
+    """The experiment of `config`.
+
+    Args:
+      only: the splits that may be read; None: all.
+
+    Raises:
+      UsageError, DataError: the config does not fit itself or the dataset.
+    """
+    dataset = Dataset.open(config.dataset, only)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)
     _check_context(config)

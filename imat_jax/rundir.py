@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from imat_jax import distributed
 from imat_jax.cli import UsageError
 from imat_jax.data.corpus import DataError
 from imat_jax.data.dataset import Dataset
+from imat_jax.tracking import Tracker
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
             "array-record", "numpy", "ml-collections", "ml_dtypes")  # fmt: skip
@@ -120,12 +121,13 @@ class MetricWriter:
     Args:
       step: the step the run (re)starts at; lines that a killed run wrote after it are removed, and
         so they come out the same as if it had never been killed.
+      trackers: of `tracking`; get the same numbers.
 
     Only the first process's writes anything.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int):
-        self._files = {}
+    def __init__(self, workdir: pathlib.Path, step: int, trackers: Sequence[Tracker] = ()):
+        self._files, self._trackers = {}, trackers
         if not distributed.is_first():
             return
         for name in ("metrics", "timing"):
@@ -147,6 +149,8 @@ class MetricWriter:
         for key, value in values.items():
             self._event(step, summary=summary.scalar(key, value))
         self._board.flush()
+        for tracker in self._trackers:
+            tracker.write(step, values)
 
     def _event(self, step: int, **content: Any) -> None:
         self._board.write_event(Event(wall_time=time.time(), step=step, **content))

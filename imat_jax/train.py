@@ -3,20 +3,24 @@
 Started again with the same command, it goes on where it stopped. SIGTERM saves and exits with
 status 143. Started once on each of several hosts, it is one run (docs/scale.md). The checkpoint
 with the best validation score is selected; when training is over it is scored on validation and
-test, and RUN/results.json, RUN/plots and RUN/predictions hold the outcome.
+test, and RUN/results.json, RUN/plots and RUN/predictions hold the outcome. With `--evaluate=valid`
+the test split is not opened, neither then nor before.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tqdm
 from absl import flags
 
@@ -31,6 +35,7 @@ from imat_jax import (
     plots,
     rundir,
     sharding,
+    tracking,
 )
 from imat_jax import config as configs
 from imat_jax import experiment as experiments
@@ -44,6 +49,7 @@ from imat_jax.tasks import higher_is_better
 
 PREEMPTED = 143  # 128 + SIGTERM: what a requeueing scheduler takes as "run me again"
 WARMUP = 10  # updates before those that --profile traces
+SCORED = ("valid", "test")
 LAG = 2  # updates whose loss the host has not looked at yet, so that the device never waits for it
 
 
@@ -53,6 +59,13 @@ def define_flags() -> None:
         "profile",
         0,
         "Trace so many updates to RUN/profile, for TensorBoard or Perfetto.",
+    )
+    flags.DEFINE_list(
+        "evaluate", list(SCORED), "Splits to score when training is over, besides valid; of others "
+        "nothing is read."
+    )  # fmt: skip
+    flags.DEFINE_multi_enum(
+        "track", [], list(tracking.TRACKERS), "Report to it too, besides TensorBoard."
     )
     flags.DEFINE_bool("dry_run", False, "Print what the run would cost on --devices; runs nothing.")
     flags.DEFINE_integer("devices", 8, "With --dry_run: devices to simulate.")
@@ -77,44 +90,91 @@ def validate(experiment: Experiment, step, params: Any, split: loader.Split) -> 
     return {f"valid/{k}": v for k, v in scores.items()}
 
 
-def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
-    """Train to the end, or go on from the last checkpoint in `workdir`; returns the results.
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What runs that differ in nothing but the seed share, so that it is compiled once; `prepare`.
+
+    Attributes:
+      total: number of updates.
+      initial, update, infer: of `update.make_initial`, `update.make_update` and
+        `inference.make_step`.
+    """
+
+    experiment: Experiment
+    tx: optax.GradientTransformation
+    total: int
+    initial: Callable
+    update: Callable
+    infer: Callable
+
+
+def prepare(config, scored: Sequence[str] = SCORED) -> Prepared:
+    """Dataset, task, model and jitted steps of `config`.
 
     Args:
-      profile: number of updates to trace, after a few that warm up.
+      scored: splits that will be scored; of others but train and valid nothing can be read.
     """
-    ################################################################################
-    # Experiment: config -> mesh, dataset, task, model
-    ################################################################################
-    say = print if distributed.is_first() else lambda *_, **__: None
-    experiment = experiments.make(config)
+    experiment = experiments.make(config, only=("train", "valid", *scored))
     dataset = experiment.dataset
     for name in ("train", "valid"):
         if name not in dataset.splits:
             raise DataError(f"{config.dataset} has no split {name!r}; training needs it")
+    if unknown := set(scored) - {*SCORED, *dataset.splits}:
+        raise UsageError(f"--evaluate: {config.dataset} has no split {', '.join(sorted(unknown))}")
+    total = config.steps or config.epochs * experiment.split("train").steps_per_epoch
+    tx = optim.make(config.optim, total)
+    return Prepared(
+        experiment, tx, total, updates.make_initial(experiment, tx),
+        updates.make_update(experiment, tx), inference.make_step(experiment),
+    )  # fmt: skip
+
+
+def train(
+    config,
+    workdir: pathlib.Path,
+    profile: int = 0,
+    *,
+    scored: Sequence[str] = SCORED,
+    track: Sequence[str] = (),
+    prepared: Prepared | None = None,
+    validated: Callable[[int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train to the end, or go on from the last checkpoint in `workdir`; returns the results.
+
+    Args:
+      profile: number of updates to trace, after a few that warm up.
+      scored: splits to score in the end; of others but train and valid nothing is read.
+      track: names of `tracking.TRACKERS`.
+      prepared: of the same config but for the seed, and the same `scored`.
+      validated: called after each validation with the step and the score that selects; what it
+        raises ends the run.
+    """
+    ################################################################################
+    # Experiment: config -> mesh, dataset, task, model, steps
+    ################################################################################
+    say = print if distributed.is_first() else lambda *_, **__: None
+    prepared = prepared or prepare(config, scored)
+    experiment = dataclasses.replace(prepared.experiment, config=config)
+    update, infer, total = prepared.update, prepared.infer, prepared.total
+    dataset = experiment.dataset
     rundir.start(workdir, config, dataset)
 
     ################################################################################
     # Input
     ################################################################################
-    train_split = experiment.split("train", seed=config.seed)
+    train_split = experiment.split("train", seed=config.seed, steps=total)
     valid_split = experiment.split("valid")
-    per_epoch = train_split.steps_per_epoch
-    total = train_split.steps = config.steps or config.epochs * per_epoch
-    eval_steps = config.eval_steps or per_epoch
+    eval_steps = config.eval_steps or train_split.steps_per_epoch
     used = plan.padding(train_split.lengths, train_split.plan(0))
 
     ################################################################################
-    # Steps, and the state: fresh, or that of the last checkpoint, whatever mesh wrote it
+    # The state: fresh, or that of the last checkpoint, whatever mesh wrote it
     ################################################################################
-    tx = optim.make(config.optim, total)
-    update = updates.make_update(experiment, tx)
-    infer = inference.make_step(experiment)
     checkpoints = Checkpoints(workdir)
     if checkpoints.last_step is None:
-        state = updates.initial(experiment, tx)
+        state = prepared.initial(config.seed)
     else:
-        state = checkpoints.restore(updates.like(experiment, tx))
+        state = checkpoints.restore(updates.like(experiment, prepared.tx))
     first = checkpoints.last_step or 0  # after restoring: it may have been an older one
     best = math.nan
     if checkpoints.best_step is not None:
@@ -137,7 +197,8 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
     # at step s is the state before update s + 1, so that a run that goes on from it repeats exactly
     # what the first one did or would have done.
     ################################################################################
-    writer = rundir.MetricWriter(workdir, first)
+    trackers = tracking.start(track, workdir, config) if distributed.is_first() else []
+    writer = rundir.MetricWriter(workdir, first, trackers)
     batches = loader.read(
         train_split, start=first, threads=config.data.threads, ahead=config.data.ahead,
         workers=config.data.workers,
@@ -186,6 +247,8 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
                     if step != checkpoints.best_step:  # else a killed run wrote it already
                         checkpoints.save_best(step, averaged, scores)
                 meter.resume()
+                if validated:
+                    validated(step, scores[f"valid/{experiment.selection}"])
             if due or stopping:
                 settle(0)
                 checkpoints.save(step, state)
@@ -220,14 +283,16 @@ def train(config, workdir: pathlib.Path, profile: int = 0) -> dict[str, Any]:
         writer.close()
 
     ################################################################################
-    # The selected checkpoint on validation and, once, on test
+    # The selected checkpoint on validation and, unless it is held back, once on test
     ################################################################################
     if distributed.is_first():
         plots.training(
             rundir.read_metrics(workdir), experiment.selection, workdir / "plots/training.png"
         )
-    splits = [s for s in ("valid", "test") if s in dataset.splits]
+    splits = [s for s in dict.fromkeys(["valid", *scored]) if s in dataset.splits]
     results = evaluate.evaluate(experiment, workdir, splits, infer)
+    for tracker in trackers:
+        tracker.finish(results)
     selected = results["selected"]
     say(
         f"\n{performance.summary(meter.laps)}\n"
@@ -253,7 +318,7 @@ def main(argv: list[str]) -> None:
         raise UsageError("--workdir=DIR says where the run is kept")
     workdir = pathlib.Path(f.workdir)
     with distributed.processes(), rundir.room(workdir):
-        train(f.config, workdir, f.profile)
+        train(f.config, workdir, f.profile, scored=f.evaluate, track=f.track)
 
 
 if __name__ == "__main__":

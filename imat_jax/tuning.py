@@ -162,7 +162,12 @@ class Tokenized(Dataset):
       tokens: {split: ids of each record}.
     """
 
-    tokens: Mapping[str, list[np.ndarray]]
+    tokens: Mapping[str, list[np.ndarray]] = dataclasses.field(kw_only=True)
+
+    @property
+    def sized(self) -> tuple[str, ...]:
+        """Those whose tokens are there; to count a transcript's tokens is to read it."""
+        return tuple(self.tokens)
 
     def source(self, split: str) -> _Source:
         return _Source(super().source(split), self.tokens[split])
@@ -170,6 +175,9 @@ class Tokenized(Dataset):
     def index(self, split: str) -> dict[str, np.ndarray]:
         lengths = np.asarray([len(ids) for ids in self.tokens[split]])
         return super().index(split) | {"text_length": lengths}
+
+    def lengths(self, split: str) -> dict[str, np.ndarray]:
+        return super().lengths(split) | {"text": np.asarray([len(t) for t in self.tokens[split]])}
 
 
 @dataclasses.dataclass(frozen=True)

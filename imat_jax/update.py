@@ -7,6 +7,7 @@ modalities are generated from; that is whole on every device.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,21 +29,26 @@ from imat_jax.models.unimodal_labels import Labels
 State = dict[str, Any]
 
 
-def initial(net: Network, tx: optax.GradientTransformation) -> State:
-    """The state before the first update, made where it will live."""
+def make_initial(net: Network, tx: optax.GradientTransformation) -> Callable[[int], State]:
+    """`initial(seed)`: the state before the first update, made where it will live."""
 
-    def make() -> State:
-        key = jax.random.key(net.config.seed)
-        return _around(net, tx, net.params(jax.random.fold_in(key, 0)))
+    # The seed is an argument, so that all seeds share one compiled program.
+    def make(key: jax.Array) -> State:
+        return _around(net, tx, net.params(jax.random.fold_in(key, 0)), key)
 
     where = jax.tree.map(lambda x: x.sharding, like(net, tx))
-    state = jax.jit(make, out_shardings=where)()
-    return tuning.pretrained(state, net.text) if net.text else state
+    jitted = jax.jit(make, out_shardings=where)
+
+    def initial(seed: int) -> State:
+        state = jitted(jax.random.key(seed))
+        return tuning.pretrained(state, net.text) if net.text else state
+
+    return initial
 
 
 def like(net: Network, tx: optax.GradientTransformation) -> State:
     """Shapes, dtypes and placement of the state's arrays."""
-    shapes = jax.eval_shape(lambda params: _around(net, tx, params), net.abstract)
+    shapes = jax.eval_shape(functools.partial(_around, net, tx), net.abstract, jax.random.key(0))
     memory = shapes.pop("memory", None)
     placed = sharding.placed(shapes, net.mesh, net.config.mesh.fsdp_min)
     if memory:
@@ -52,12 +58,14 @@ def like(net: Network, tx: optax.GradientTransformation) -> State:
     return placed
 
 
-def _around(net: Network, tx: optax.GradientTransformation, params: nnx.State) -> State:
+def _around(
+    net: Network, tx: optax.GradientTransformation, params: nnx.State, key: jax.Array
+) -> State:
     state = {
         "params": params,
         "opt_state": tx.init(params),
         "step": jnp.zeros((), jnp.int32),
-        "rng": jax.random.key_data(jax.random.fold_in(jax.random.key(net.config.seed), 1)),
+        "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
     }
     if net.config.optim.ema:
         state["ema"] = params

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling takes longer than running here
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # the programs that tests start share it
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
@@ -27,8 +28,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Two programs in flight on eight simulated devices can wait for each other's threads for ever.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-# Compiling takes longer than running here; the programs' own processes run optimised code.
-jax.config.update("jax_disable_most_optimizations", True)
 
 # A fixed set of examples: a failure is a failure of the code, not of the day.
 settings.register_profile("imat", deadline=None, derandomize=True, max_examples=50)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
-PRELOADED = ["imat_jax.train", "imat_jax.evaluate", "imat_jax.extract", "imat_jax.predict"]
+PRELOADED = [f"imat_jax.{name}" for name in ("evaluate", "extract", "predict", "sweep", "train")]
 
 # A run of a few seconds.
 SMALL = {
@@ -105,11 +105,8 @@ def _run(argv, files, setup, devices):
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     os.chdir(ROOT)
     sys.argv = argv
-    import jax
-
     from imat_jax import cli
 
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling outlasts running here
     if setup:
         setup()
     cli.main()

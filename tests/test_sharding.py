@@ -69,7 +69,7 @@ def trained(config):
     """(losses, parameters) of three updates; the last batch of an epoch is short."""
     run = experiment.make(config)
     tx = optim.make(config.optim, config.steps)
-    state, step = update.initial(run, tx), update.make_update(run, tx)
+    state, step = update.make_initial(run, tx)(config.seed), update.make_update(run, tx)
     losses = []
     split = run.split("train", seed=0, steps=3)
     assert sum(split[i]["weight"].sum() for i in range(3)) == 96

@@ -132,7 +132,7 @@ def test_the_moving_average_is_of_the_parameters(library_promotion, tiny_dataset
     config = small_config(tiny_dataset, **changes)
     run = experiment.make(config)
     tx = optim.make(config.optim, config.steps)
-    state = update.initial(run, tx)
+    state = update.make_initial(run, tx)(config.seed)
     expected = jax.device_get(state["params"])
     step_fn = update.make_update(run, tx)
     batches = loader.read(run.split("train", seed=config.seed))

@@ -29,15 +29,18 @@ class Dataset:
       path: the directory.
       dims: {modality: feature width} of what it holds.
       metadata: what the builder recorded; empty for a directory that is not ours.
+      only: the splits that may be read; of others, nothing but how long their examples are. None:
+        all.
     """
 
     path: pathlib.Path
     builder: tfds.core.DatasetBuilder
     dims: Mapping[str, int]
     metadata: Mapping[str, Any]
+    only: tuple[str, ...] | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> Dataset:
+    def open(cls, path: str | os.PathLike, only: Sequence[str] | None = None) -> Dataset:
         """Raises `DataError` where there is no dataset, or a damaged one."""
         path = pathlib.Path(path)
         if not (path / "dataset_info.json").is_file():
@@ -51,10 +54,16 @@ class Dataset:
         except Exception as error:  # of TFDS, of protocol buffers, of JSON
             raise damaged(path / "dataset_info.json or features.json", error) from error
         dims = {m: features[m].shape[-1] for m in MODALITIES if m in features}
-        return cls(path, builder, dims, dict(builder.info.metadata or {}))
+        return cls(path, builder, dims, dict(builder.info.metadata or {}), only and tuple(only))
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Those that may be read."""
+        return tuple(s for s in self.builder.info.splits if self.only is None or s in self.only)
+
+    @property
+    def sized(self) -> tuple[str, ...]:
+        """Those that `lengths` knows: all there are."""
         return tuple(self.builder.info.splits)
 
     @property
@@ -63,15 +72,25 @@ class Dataset:
         sums = self.path / CHECKSUMS
         return hashlib.sha256(sums.read_bytes()).hexdigest() if sums.is_file() else "unknown"
 
+    def _check(self, split: str) -> None:
+        """Raises `DataError` where there is no such split, or it may not be read."""
+        if split not in self.builder.info.splits:
+            raise DataError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
+        if split not in self.splits:
+            raise DataError(
+                f"{self.path} was opened for {' and '.join(self.splits)} only: the split {split!r} "
+                "cannot be read here"
+            )
+
     def source(self, split: str) -> Records:
         """Random access to the records of `split`: `source[i]`, `source.__getitems__([…])`."""
-        if split not in self.splits:
-            raise DataError(f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}")
+        self._check(split)
         info = self.builder.info.splits[split]
         return Records(self.builder.as_data_source(split), info.filepaths, info.shard_lengths)
 
     def transcripts(self, split: str) -> list[str]:
         """What is said in each record of `split`, "" where nothing is known of it."""
+        self._check(split)
         # Decoding the features as well would take most of the time.
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         source = self.builder.as_data_source(split, deserialize_method=raw)
@@ -85,13 +104,9 @@ class Dataset:
     def index(self, split: str) -> dict[str, np.ndarray]:
         """`id`, `group`, `order`, `label` and `{m}_length` of all records, without reading them."""
         source = self.source(split)
-        path = self.path / f"index-{split}.npz"
-        if path.is_file():
-            try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                    return {name: archive[name] for name in archive.files}
-            except (OSError, ValueError, zipfile.BadZipFile) as error:
-                raise damaged(path, error) from error
+        stored = self._stored(split)
+        if stored is not None:
+            return stored
         columns: dict[str, list] = {}
         for example in tqdm.tqdm(source, f"index {split}", unit="utt"):
             row = {k: example[k] for k in ("order", "label")}
@@ -100,6 +115,27 @@ class Dataset:
             for key, value in row.items():
                 columns.setdefault(key, []).append(value)
         return {name: np.asarray(column) for name, column in columns.items()}
+
+    def lengths(self, split: str) -> dict[str, np.ndarray]:
+        """{m: frames of every record of `split`}: all that may be known of any split.
+
+        Padded shapes are fitted to them. Of a split that may not be read, nothing else is opened.
+        """
+        stored = self._stored(split, [f"{m}_length" for m in self.dims])
+        if stored is None:
+            stored = self.index(split)
+        return {m: stored[f"{m}_length"] for m in self.dims}
+
+    def _stored(self, split: str, names: Sequence[str] = ()) -> dict[str, np.ndarray] | None:
+        """The columns `names`, or all, of what the builder wrote beside the records."""
+        path = self.path / f"index-{split}.npz"
+        if not path.is_file():
+            return None
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in names or archive.files}
+        except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+            raise damaged(path, error) from error
 
 
 class Records:

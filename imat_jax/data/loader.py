@@ -129,8 +129,8 @@ def cropped_lengths(
     dataset: Dataset, split: str, modalities: Sequence[str], limits: Sequence[int]
 ) -> np.ndarray:
     """Frames of every example that are used, [N, M]: the first `limits[m]` of each modality."""
-    index = dataset.index(split)
-    return np.minimum(np.stack([index[f"{m}_length"] for m in modalities], axis=1), limits)
+    lengths = dataset.lengths(split)
+    return np.minimum(np.stack([lengths[m] for m in modalities], axis=1), limits)
 
 
 def buckets_for(
@@ -138,7 +138,7 @@ def buckets_for(
 ) -> list[Shape]:
     """Buckets fitted on all splits together, so that evaluation compiles no shape of its own."""
     limits = [max_frames[m] for m in modalities]
-    lengths = [cropped_lengths(dataset, split, modalities, limits) for split in dataset.splits]
+    lengths = [cropped_lengths(dataset, split, modalities, limits) for split in dataset.sized]
     widths = [dataset.dims[m] for m in modalities]
     buckets = fit_buckets(np.concatenate(lengths), num_buckets, widths=widths)
     return [tuple(np.minimum(shape, limits).tolist()) for shape in buckets]

@@ -120,7 +120,7 @@ def tuned(dataset, **changes):
 
 def started(config):
     run = experiment.make(config)
-    return run, update.initial(run, optim.make(config.optim, config.steps))
+    return run, update.make_initial(run, optim.make(config.optim, config.steps))(config.seed)
 
 
 def text_of(params):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # launch/slurm.sh under Slurm: two nodes on this machine train to the end, and once more with a preemption
-# in the middle; the two runs must be the same byte for byte. `make test-slurm`, a few minutes, as root;
+# in the middle; the two runs must be the same byte for byte. Then a sweep as a job array, whose own process
+# is killed; started again it submits nothing twice, and a local one gives the same. `make test-slurm`, a few minutes, as root;
 # Debian's packages are installed where they are absent.
 #
 # All of it is in namespaces of its own: two host names, no network besides this machine's own addresses,
@@ -27,7 +28,7 @@ dir=$SLURM_TEST
 show() { echo "+ $*"; "$@"; }
 fail() {
   echo "FAIL: $*"
-  tail --lines=20 "$dir"/{build,whole,cut,slurmctld}.log 2> /dev/null || true
+  tail --lines=20 "$dir"/{build,whole,cut,sweep,local,slurmctld}.log 2> /dev/null || true
   exit 1
 }
 until_true() { # SECONDS COMMAND…
@@ -106,5 +107,23 @@ show grep '"processes": 2' "$dir/whole/environment.json" || fail 'not one run of
 echo '# The same?'
 for file in metrics.jsonl predictions/test.npz results.json; do
   show cmp "$dir/whole/$file" "$dir/cut/$file" || fail "$file differs"
+done
+
+echo '# A sweep, killed while two of its three runs are under way'
+sweep() { # NAME FLAG…: becomes it
+  # shellcheck disable=SC2086 # words
+  exec "$PYTHON" -m imat_jax.sweep $options --seeds=3 --workdir="$dir/$1" "${@:2}" > "$dir/$1.log" 2>&1
+}
+results() { [ "$(find "$dir/sweep/runs" -name results.json 2> /dev/null | wc -l)" -ge "$1" ]; }
+(sweep sweep --executor=slurm --options=timeout_min=10) &
+until_true 240 results 1
+kill -KILL $!
+show squeue --array
+(sweep sweep --executor=slurm --options=timeout_min=10) || fail sweep
+cat "$dir/sweep.log"
+[ "$(find "$dir/sweep/slurm" -name '*_submitted.pkl' | wc -l)" = 3 ] || fail 'a run was submitted twice'
+(sweep local) || fail local
+for run in "$dir"/local/runs/*; do
+  cmp "$run/metrics.jsonl" "$dir/sweep/runs/${run##*/}/metrics.jsonl" || fail "$run differs"
 done
 echo PASS

@@ -1,0 +1,270 @@
+"""Sweeps: which runs there are, what is kept of them, and that none of them sees the test split."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import sweeps
+from hypothesis import given
+from hypothesis import strategies as st
+from programs import run, small_flags
+
+from configs import common
+from imat_jax import cli, rundir, sweep
+from imat_jax import config as configs
+from imat_jax.data.corpus import DataError
+from imat_jax.data.dataset import Dataset
+from imat_jax.sweeping import executor, local, plan
+from imat_jax.sweeping.state import Job, Sweep
+
+GRID = ["--grid=optim.lr=0.001,0.01", "--seeds=2"]
+
+
+@pytest.fixture(scope="module")
+def poisoned(shared, tiny_dataset):
+    """The small data set with nothing of test but how long its utterances are."""
+
+    def make(folder):
+        path = shutil.copytree(tiny_dataset.path, folder / "d")
+        for shard in path.glob("*test*array_record*"):
+            shard.write_bytes(b"poison")
+        with np.load(path / "index-test.npz") as index:
+            lengths = {k: index[k] for k in index.files if k.endswith("_length")}
+        np.savez(path / "index-test.npz", **lengths)
+
+    return Dataset.open(shared("poisoned", make) / "d")
+
+
+@pytest.fixture(scope="module")
+def swept(shared, poisoned):
+    """A sweep of two configurations and two seeds by two workers."""
+
+    def make(folder):
+        flags = small_flags(folder / "sweep", poisoned)
+        done = run("sweep", *flags, *GRID, "--jobs=2")
+        assert done.returncode == 0, done.stderr
+        (folder / "said.txt").write_text(done.stdout)
+
+    folder = shared("swept", make)
+    return folder / "sweep", (folder / "said.txt").read_text()
+
+
+def one(root, pattern):
+    [found] = root.glob(f"runs/{pattern}")
+    return found
+
+
+def test_every_run_is_there_and_ranked(swept):
+    root, said = swept
+    summary = json.loads((root / "sweep.json").read_text())
+    assert summary["runs"] == {"finished": 4} and summary["configurations_tried"] == 2
+    for row in summary["configurations"]:
+        scores = [json.loads((root / r / "results.json").read_text()) for r in row["runs"]]
+        values = [s["selected"]["valid"] for s in scores]
+        assert row["mean"] == pytest.approx(np.mean(values))
+        assert row["std"] == pytest.approx(np.std(values, ddof=1))
+    means = [row["mean"] for row in summary["configurations"]]
+    assert means == sorted(means, reverse=True)
+    assert "4 runs, 0 of them finished" in said and f"{means[0]:.4f}" in said
+
+
+def test_a_sweep_does_not_reach_the_test_split(swept, poisoned):
+    root, _ = swept
+    for directory in root.glob("runs/*"):
+        assert set(json.loads((directory / "results.json").read_text())) & {"valid", "test"} == {
+            "valid"
+        }
+        assert not (directory / "predictions" / "test.npz").exists()
+    # The poison works: the separate command does read the split.
+    done = run("evaluate", f"--workdir={one(root, 'lr=0.001,seed=0-*')}", "--split=test")
+    assert done.returncode == 1 and "error: " in done.stderr and "damaged" in done.stderr
+
+
+def test_what_was_opened_for_some_splits_gives_no_other(tiny_dataset):
+    closed = Dataset.open(tiny_dataset.path, ("train", "valid"))
+    assert closed.splits == ("train", "valid")
+    for read in (closed.source, closed.index, closed.transcripts):
+        with pytest.raises(DataError, match="for train and valid only: the split 'test' cannot"):
+            read("test")
+    for m, length in closed.lengths("test").items():
+        np.testing.assert_array_equal(length, tiny_dataset.index("test")[f"{m}_length"])
+
+
+def test_a_run_of_a_sweep_is_the_run_that_train_makes(swept, finished):
+    # Shapes are fitted to the lengths of all splits, so that also the padding is the same.
+    ours = one(swept[0], "lr=0.001,seed=0-*")
+    assert (ours / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
+    valid = [json.loads((w / "results.json").read_text())["valid"] for w in (ours, finished[0])]
+    assert valid[0] == valid[1]
+
+
+def test_what_is_finished_is_not_repeated(swept, poisoned, tmp_path):
+    root = shutil.copytree(swept[0], tmp_path / "sweep")
+    before = sweeps.contents(root)
+    again = run("sweep", *small_flags(root, poisoned), *GRID)
+    assert again.returncode == 0 and "4 runs, 4 of them finished" in again.stdout
+    assert sweeps.contents(root) == before
+
+
+def test_killed_and_started_again_it_ends_the_same(swept, poisoned, tmp_path):
+    flags = [*small_flags(tmp_path / "cut", poisoned), "--grid=optim.lr=0.01", "--seeds=2"]
+    killer = functools.partial(sweeps.killed, str(tmp_path / "cut"), 20, workers=False)
+    assert run("sweep", *flags, setup=killer).returncode == -signal.SIGKILL
+    again = run("sweep", *flags)
+    assert again.returncode == 0, again.stderr
+    assert "2 runs, 2 of them" not in again.stdout
+    for seed in (0, 1):
+        runs = [one(w, f"lr=0.01,seed={seed}-*") for w in (swept[0], tmp_path / "cut")]
+        for name in ("metrics.jsonl", "results.json"):
+            assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+
+
+def test_failures_are_kept_and_listed(swept, poisoned, tmp_path):
+    root = shutil.copytree(swept[0], tmp_path / "sweep")
+    flags = [*small_flags(root, poisoned), "--grid=model.heads=3", "--seeds=1"]
+    done = run("sweep", *flags)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "heads=3,seed=0" in done.stderr and "failed: " in done.stderr
+    job = json.loads((one(root, "heads=3,*") / "job.json").read_text())
+    assert job["status"] == "failed" and "error: config: " in job["error"]
+    summary = json.loads((root / "sweep.json").read_text())
+    assert summary["runs"] == {"finished": 4, "failed": 1}
+    assert summary["configurations_tried"] == 3
+    assert summary["configurations"][-1]["mean"] is None
+    again = run("sweep", *flags)  # deterministic: it is not tried again unasked
+    assert again.returncode == 1
+    assert json.loads((one(root, "heads=3,*") / "job.json").read_text())["attempts"] == 1
+
+
+def test_runs_of_other_code_are_taken_only_if_asked(swept, poisoned, tmp_path):
+    root = shutil.copytree(swept[0], tmp_path / "sweep")
+    for directory in root.glob("runs/*"):
+        job = json.loads((directory / "job.json").read_text()) | {"code": "older"}
+        rundir.write_json(directory / "job.json", job)
+        directory.rename(directory.with_name(directory.name[:-12] + "0123456789ab"))
+    flags = [*small_flags(root, poisoned), *GRID, "--dry_run"]
+    done = run("sweep", *flags)
+    assert "4 runs, 0 of them finished" in done.stdout
+    assert "4 of the others were finished by another version of the code" in done.stdout
+    jobs = [json.loads((d / "job.json").read_text()) for d in root.glob("runs/*")]
+    hours = sum(job["seconds"] for job in jobs) / 3600
+    assert f"4 runs, 56 updates; about {hours:.2f} h of one worker" in done.stdout
+    assert "4 runs, 4 of them finished" in run("sweep", *flags, "--other_code").stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--grid=model.wdith=1"], "no config key 'model.wdith'; model has"),
+        (["--grid=model.width=big"], "model.width='big' is no int, as 8 is"),
+        (["--grid=model.width"], "--grid takes KEY=VALUE,VALUE"),
+        (["--trials=3"], "has no search(trial)"),
+        (["--options=x=1"], "--executor=local has no options, such as x"),
+    ],
+)
+def test_mistakes_are_one_line(poisoned, tmp_path, flags, message):
+    done = run("sweep", *small_flags(tmp_path / "s", poisoned), *flags)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_plan_is_a_product_with_seeds_fixed_in_advance():
+    config = common.get_config()
+    axes = plan.grid(["model.ima_layers=1,2", "optim.lr=1e-3"])
+    pairs = plan.expand(config, [{}, {"model.width": 32}], axes, 3)
+    assert len(pairs) == 2 * 2 * 3
+    assert pairs[-1][0] == {
+        "model.width": 32, "model.ima_layers": 2, "optim.lr": 1e-3, "seed": 2
+    }  # fmt: skip
+    assert pairs[-1][1]["model"]["ima_layers"] == 2  # a number, as in the config
+    # The default, said again, is the same run; a seed that is given is kept.
+    assert len(plan.expand(config, [{}, {"model.width": 64}], [{}], 2)) == 2
+    [pair] = plan.expand(config, [{"seed": 7}], [{}], 5)
+    assert pair[1]["seed"] == 7
+    with pytest.raises(cli.UsageError, match="each KEY once"):
+        plan.grid(["a=1", "a=2"])
+
+
+@given(
+    st.dictionaries(st.sampled_from(["a", "b.c", "d"]), st.integers(0, 9), min_size=1),
+    st.sampled_from(["config", "dataset", "code"]),
+)
+def test_a_key_is_of_config_dataset_and_code_alone(values, changed):
+    one = plan.Run(values, {"x": 1, "seed": 0}, "data", "code")
+    same = dataclasses.replace(one, overrides=dict(reversed(values.items())) | {"z": 1})
+    other = dataclasses.replace(one, **{changed: {"x": 2} if changed == "config" else "new"})
+    assert one.key == same.key != other.key
+    assert (one.content == other.content) == (changed == "code")
+    seeded = dataclasses.replace(one, config={"x": 1, "seed": 1})
+    assert seeded.group == one.group and seeded.key != one.key
+
+
+def test_the_version_of_the_code_is_that_of_its_files(tmp_path, monkeypatch):
+    package = shutil.copytree(
+        pathlib.Path(plan.imat_jax.__file__).parent, tmp_path / "imat_jax",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )  # fmt: skip
+    monkeypatch.setattr(plan.imat_jax, "__file__", str(package / "__init__.py"))
+    version = plan.code_version.__wrapped__
+    before = version()
+    assert before == plan.code_version()
+    with (package / "losses.py").open("a") as file:
+        file.write("\n")
+    assert version() != before
+
+
+def test_workers_have_gpus_of_their_own(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert local.gpus() == ["4", "7"]
+    assert [local.environment(i, 2, ["4", "7"]) for i in range(2)] == [
+        {"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "7"}
+    ]  # fmt: skip
+    third = local.environment(2, 3, ["4", "7"])
+    assert third == {"CUDA_VISIBLE_DEVICES": "4", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450"}
+    assert local.environment(0, 3, []) == {}
+    assert local.make(pathlib.Path(), 0, {}).capacity == 2
+
+
+def test_an_executor_whose_package_is_absent_says_which_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(cli.UsageError, match=r"pip install 'imat_jax\[ray\]'"):
+        executor.make("ray", tmp_path, 0, {})
+
+
+def test_a_job_that_was_stopped_is_done_again_and_a_death_is_a_failure(tmp_path):
+    class Flaky:
+        """The first job is stopped once; the second's process dies."""
+
+        capacity, submitted, waiting = 1, [], ()
+
+        def submit(self, jobs):
+            self.submitted += jobs
+            self.waiting = list(jobs)
+
+        def ended(self, seconds):
+            [job], self.waiting = self.waiting, []
+            if job.run.config["seed"] == 1:
+                job.write(status="running", attempts=1)
+                return [(job, "its process ended with status -9")]
+            job.write(status="stopped" if self.submitted.count(job) == 1 else "finished")
+            results = {"selected": {"metric": "acc", "valid": 0.5}}
+            rundir.write_json(pathlib.Path(job.directory) / "results.json", results)
+            return [(job, "")]
+
+    jobs = [
+        Job(str(tmp_path / "runs" / str(s)), ".", plan.Run({"seed": s}, {"seed": s}, "d", "c"))
+        for s in (0, 1)
+    ]
+    flaky = Flaky()
+    sweep.run_all(sweep.Listed(jobs), flaky, sweep.Table(2, 0))
+    assert [j.run.config["seed"] for j in flaky.submitted] == [0, 0, 1]
+    assert [j.read()["status"] for j in jobs] == ["finished", "failed"]
+    assert jobs[1].read()["error"].endswith("its process ended with status -9")
+    summary = Sweep(tmp_path).update()
+    assert summary["configurations"][0]["mean"] is None  # a seed is missing
+    assert configs.flatten(summary["runs"]) == {"finished": 1, "failed": 1}
