@@ -91,9 +91,12 @@ def permutation_test(
 
 
 def permutation_test_of_runs(one: Sequence[float], other: Sequence[float]) -> float:
-    """p of the exact permutation test that exchanges whole runs; never below 2/(S+S' choose S)."""
-    if len(one) + len(other) < 3:
-        return 1.0
+    """p of the exact permutation test that exchanges whole runs; never below 2/(S+S' choose S).
+
+    Nan where a model has one run, which says nothing of how much runs differ.
+    """
+    if min(len(one), len(other)) < 2:
+        return float("nan")
     return float(
         stats.permutation_test(
             (np.asarray(one), np.asarray(other)),
