@@ -19,7 +19,9 @@ VERBS = {
     "evaluate": "score a run's selected checkpoint",
     "extract": "media files into a dataset",
     "predict": "what a run says of media files",
-    "report": "tables over runs: mean and deviation over seeds",
+    "report": "tables and a page over runs: deviations, intervals, tests",
+    "reproduce": "run an experiment again and judge its numbers",
+    "explain": "what two runs differ in",
 }
 
 

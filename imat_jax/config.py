@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, NoReturn
 
 import ml_collections
@@ -26,13 +27,21 @@ def define_flag() -> None:
     """
     for value in _values("config"):
         path, _, arg = value.partition(":")
-        keys = flatten(_load(pathlib.Path(path), arg))
+        keys = flatten(_load(path, arg))
         for key in _keys():
             if key not in keys and not any(k.startswith(f"{key}.") for k in keys):
                 _unknown(key, keys)
     config_flags.DEFINE_config_file(
         "config", None, "Experiment: configs/NAME.py[:key=value,…].", lock_config=True
     )
+
+
+def named() -> str:
+    """The file that --config names."""
+    values = _values("config")
+    if not values:
+        raise UsageError("--config=configs/NAME.py says what to run")
+    return values[-1].partition(":")[0]
 
 
 def _values(flag: str) -> list[str]:
@@ -47,7 +56,46 @@ def _keys() -> list[str]:
     return [match[1] for match in found if match]
 
 
-def _load(path: pathlib.Path, arg: str) -> ml_collections.ConfigDict:
+def override(
+    config: ml_collections.ConfigDict, values: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """A copy of `config` with other numbers, as `--config.KEY=VALUE` gives them.
+
+    Args:
+      values: {"model.width": 64, …}; strings are read as the key's type.
+
+    Raises:
+      UsageError: there is no such key, or the value is not of its type.
+    """
+    new, known = ml_collections.ConfigDict(config.to_dict()), flatten(config)
+    for key, value in values.items():
+        if key not in known:
+            _unknown(key, known)
+        try:
+            new.update_from_flattened_dict({key: _typed(value, known[key])})
+        except (TypeError, ValueError) as error:
+            kind = type(known[key]).__name__
+            raise UsageError(f"{key}={value!r} is no {kind}, as {known[key]!r} is") from error
+    return new
+
+
+def _typed(value: Any, like: Any) -> Any:
+    if not isinstance(value, str) or isinstance(like, str):
+        return value
+    if isinstance(like, bool):
+        if value.lower() not in ("true", "false"):
+            raise ValueError(value)
+        return value.lower() == "true"
+    return type(like)(value)
+
+
+def load_file(path: str | os.PathLike) -> ModuleType:
+    """The experiment file as a module: `get_config`, and `sweep` or `search` where it has them.
+
+    Raises:
+      UsageError: there is no such file, or it cannot be imported.
+    """
+    path = pathlib.Path(path)
     if not path.is_file():
         there = ", ".join(sorted(str(p) for p in path.parent.glob("*.py"))) or "nothing"
         raise UsageError(f"--config={path}: no such file; in its folder there is {there}")
@@ -57,6 +105,14 @@ def _load(path: pathlib.Path, arg: str) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    return module
+
+
+def _load(path: str, arg: str) -> ml_collections.ConfigDict:
+    module = load_file(path)
+    try:
         return module.get_config(arg)
     except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import os
 import pathlib
 import re
@@ -58,8 +59,10 @@ def made(shared, tiny_dataset):
             make_run(folder / f"text/{seed}", tiny_dataset, seed, 0.5, modalities="text")
         make_run(folder / "both/3", tiny_dataset, 3, finished=False)
         (folder / "sweep.json").write_text(
-            '{"runs": {"a": {"status": "done"}, "b": {"status": "failed", "tail": "<OOM> 17"}}}'
+            '{"configurations_tried": 2, "runs_with_test_scores": 6, "runs": {"finished": 6}}'
         )
+        (folder / "runs/x").mkdir(parents=True)
+        (folder / "runs/x/job.json").write_text('{"status": "failed", "error": "<OOM> 17"}')
 
     return shared("report_runs", make)
 
@@ -149,10 +152,22 @@ def test_a_split_without_results_and_a_folder_without_runs(weighed, tmp_path):
         runs.collect([str(tmp_path)])
 
 
-def test_what_a_sweep_records(weighed):
+def test_what_a_sweep_records(weighed, made):
     found, _ = weighed
-    assert list(found.tried.values()) == [2]
-    assert list(found.failed.values()) == ["<OOM> 17"]
+    assert found.failed == {made / "runs/x": "<OOM> 17"}
+    assert tables.tried(found) == f"2 in {made}, 6 runs of them scored on test"
+    assert tables.tried(runs.collect([str(made / "text")])) == tables.tried(found)  # by its parent
+
+
+def test_runs_not_scored_on_the_split_are_named(weighed):
+    _, [one] = weighed
+    [text] = [row.runs for row in one.table.rows if row.name == "imat text"]
+    left = dataclasses.replace(
+        text[2], results={k: v for k, v in text[2].results.items() if k != "test"}
+    )
+    [table] = runs.tables([*text[:2], left], "test")
+    assert table.unscored == (left,) and table.rows[0].seeds == (0, 1)
+    assert any("seed 2 is not scored on test" in w for w in evidence.weigh(table).warnings)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +233,7 @@ def test_the_program_prints_and_writes(made, tmp_path):
     done = programs.run("report", made, f"--output={tmp_path / 'new' / 'out'}")
     assert done.returncode == 0, done.stderr
     assert "| imat text+audio | 9 | 3 |" in done.stdout
-    assert "configurations tried: 2" in done.stdout
+    assert "configurations tried: 2 in" in done.stdout
     assert (tmp_path / "new" / "out" / "report.html").is_file()
     done = programs.run("report", made, "--baseline=mult")
     assert done.returncode == 1 and "--baseline=mult is 0 rows" in done.stderr

@@ -356,6 +356,8 @@ def _warnings(table: Table, cells, published: list[System], complete: Sequence[s
             found.append(f"{row.name}: no predictions on {table.split}, so no intervals and tests")
     for run in table.repeated:
         found.append(f"{run.workdir}: seed {run.seed} of this config is there twice; not counted")
+    for run in table.unscored:
+        found.append(f"{run.workdir}: seed {run.seed} is not scored on {table.split}; not counted")
     return found
 
 

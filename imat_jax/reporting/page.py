@@ -354,8 +354,8 @@ def _missing(found: Found) -> str:
         f"<li><code>{escape(str(path))}</code>: not finished</li>" for path in found.unfinished
     ]
     items += [
-        f"<li><code>{escape(name)}</code>: failed<br><code>{escape(error)}</code></li>"
-        for name, error in found.failed.items()
+        f"<li><code>{escape(str(path))}</code>: failed<pre>{escape(error)}</pre></li>"
+        for path, error in found.failed.items()
     ]
     if not items:
         return ""

@@ -64,11 +64,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All rows of a dataset. `repeated`: further runs of a seed that a row has already."""
+    """All rows of a dataset.
+
+    Attributes:
+      repeated: further runs of a seed that a row has already.
+      unscored: runs of these rows' configs without results on the split.
+    """
 
     split: str
     rows: tuple[Row, ...]
     repeated: tuple[Run, ...]
+    unscored: tuple[Run, ...]
 
     @property
     def first(self) -> Run:
@@ -100,15 +106,15 @@ class Found:
     """What lies below the paths given.
 
     Attributes:
-      unfinished: run directories without results.
+      unfinished: run directories without results that did not fail.
       failed: {run of a sweep that failed: the end of what it said}.
-      tried: {sweep: configurations that it tried}.
+      sweeps: {sweep: its sweep.json}.
     """
 
     runs: tuple[Run, ...]
     unfinished: tuple[pathlib.Path, ...]
-    failed: Mapping[str, str]
-    tried: Mapping[pathlib.Path, int]
+    failed: Mapping[pathlib.Path, str]
+    sweeps: Mapping[pathlib.Path, Mapping[str, Any]]
 
 
 def collect(paths: Iterable[str]) -> Found:
@@ -118,8 +124,12 @@ def collect(paths: Iterable[str]) -> Found:
       UsageError: there is no run below a path.
       DataError: a file of a run cannot be read.
     """
-    runs, unfinished, failed, tried = {}, {}, {}, {}
+    runs, unfinished, failed, sweeps = {}, {}, {}, {}
     for path in map(pathlib.Path, paths):
+        for record in path.rglob("job.json"):  # of a sweep, also of runs that never began
+            job = _read(record)
+            if job.get("status") == "failed":
+                failed[record.parent] = str(job.get("error") or "no word of why").strip()
         found = sorted(p.parent for p in path.rglob("environment.json"))
         found = [p for p in found if (p / "config.json").is_file()]
         if not found:
@@ -128,13 +138,12 @@ def collect(paths: Iterable[str]) -> Found:
             if (workdir / "results.json").is_file():
                 files = [_read(workdir / f"{n}.json") for n in ("config", "dataset", "results")]
                 runs[workdir.resolve()] = Run(workdir, *files)
-            else:
+            elif workdir not in failed:
                 unfinished[workdir.resolve()] = workdir
-        for state in [*path.rglob("sweep.json"), *(p / "sweep.json" for p in path.parents)]:
-            if state.is_file():
-                tried[state.parent], errors = _sweep(_read(state))
-                failed |= {f"{state.parent}: {name}": error for name, error in errors.items()}
-    return Found(tuple(runs.values()), tuple(unfinished.values()), failed, tried)
+        above = [p / "sweep.json" for p in path.absolute().parents]
+        for record in [*path.rglob("sweep.json"), *filter(pathlib.Path.is_file, above)]:
+            sweeps[record.parent] = _read(record)
+    return Found(tuple(runs.values()), tuple(unfinished.values()), failed, sweeps)
 
 
 def _read(path: pathlib.Path) -> Any:
@@ -146,41 +155,31 @@ def _read(path: pathlib.Path) -> Any:
         ) from error
 
 
-def _sweep(state: Mapping[str, Any]) -> tuple[int, dict[str, str]]:
-    """How many configurations a sweep.json lists, and what failed of them."""
-    listed = state.get("trials") or state.get("runs") or 0
-    if isinstance(listed, int):
-        return listed, {}
-    entries = listed if isinstance(listed, Mapping) else dict(enumerate(listed))
-    failed = {
-        str(entry.get("name", key)): str(entry.get("error") or entry.get("tail") or "no word of it")
-        for key, entry in entries.items()
-        if isinstance(entry, Mapping) and "failed" in (entry.get("status"), entry.get("state"))
-    }
-    return len(entries), failed
-
-
 def tables(runs: Sequence[Run], split: str) -> list[Table]:
-    """One table a dataset and task, in the order found.
+    """One table a dataset and task, in the order found; runs not scored on `split` are left out.
 
     Raises:
-      UsageError: a run has no results on `split`.
+      UsageError: no run has results on `split`.
     """
     grouped: dict[Any, dict[str, list[Run]]] = collections.defaultdict(
         lambda: collections.defaultdict(list)
     )
     for run in runs:
-        if split not in run.results:
-            raise UsageError(f"{run.workdir} has no results on {split!r}")
         config = {k: v for k, v in run.config.items() if k != "seed"}
         key = (run.results["protocol"], run.results["dataset"], run.dataset["task"])
         grouped[key][json.dumps(config, sort_keys=True)].append(run)
-    return [_table(by_config, split) for by_config in grouped.values()]
+    made = [_table(by_config, split) for by_config in grouped.values()]
+    if not any(table.rows for table in made):
+        raise UsageError(f"{runs[0].workdir if runs else 'nothing'} has no results on {split!r}")
+    return [table for table in made if table.rows]
 
 
 def _table(by_config: Mapping[str, list[Run]], split: str) -> Table:
-    names, rows, repeated = _names(by_config), [], []
-    for config, runs in by_config.items():
+    scored = {c: [r for r in runs if split in r.results] for c, runs in by_config.items()}
+    scored = {config: runs for config, runs in scored.items() if runs}
+    unscored = [r for c in scored for r in by_config[c] if split not in r.results]
+    names, rows, repeated = _names(scored), [], []
+    for config, runs in scored.items():
         by_seed: dict[int, Run] = {}
         for run in runs:
             if run.seed in by_seed:  # counted twice, it would make the deviation too small
@@ -188,7 +187,7 @@ def _table(by_config: Mapping[str, list[Run]], split: str) -> Table:
             by_seed.setdefault(run.seed, run)
         rows.append(Row(names[config], tuple(by_seed[seed] for seed in sorted(by_seed))))
     rows.sort(key=lambda row: (row.name.count("+"), row.name))
-    return Table(split, tuple(rows), tuple(repeated))
+    return Table(split, tuple(rows), tuple(repeated), tuple(unscored))
 
 
 def _names(by_config: Mapping[str, list[Run]]) -> dict[str, str]:

@@ -25,9 +25,13 @@ def markdown(evidence: Sequence[Evidence], found: Found, folder: pathlib.Path | 
 
 def tried(found: Found) -> str:
     """How many configurations were tried, as far as anything says so."""
-    if found.tried:
-        return "; ".join(f"{count} in {sweep}" for sweep, count in found.tried.items())
-    return "no sweep recorded how many; a best one of many is too good by chance"
+    if not found.sweeps:
+        return "no sweep recorded how many; a best one of many is too good by chance"
+    return "; ".join(
+        f"{sweep.get('configurations_tried', 'an unknown number')} in {folder}, "
+        f"{sweep.get('runs_with_test_scores', 'an unknown number')} runs of them scored on test"
+        for folder, sweep in found.sweeps.items()
+    )
 
 
 def _markdown_table(one: Evidence, folder: pathlib.Path | None) -> str:
