@@ -342,10 +342,12 @@ def _warnings(table: Table, cells, published: list[System], complete: Sequence[s
     found = []
     for row in table.rows:
         ceiling = row.runs[0].results.get("ceiling", {}).get(table.split)
+        doubts: dict[str, list[str]] = {}
         for key, cell in cells[row.name].items():
-            found += [f"{row.name}, {key}: {w}" for w in too_good(
-                cell, key, ceiling if key == "acc" else None, literature.best(published, key)
-            )]  # fmt: skip
+            top = ceiling if key == "acc" else None
+            for why, detail in too_good(cell, key, top, literature.best(published, key)).items():
+                doubts.setdefault(why, []).append(detail)
+        found += [f"{row.name}: TOO GOOD. {why}: {'; '.join(d)}" for why, d in doubts.items()]
         headline = table.columns[0]
         if not _beats(cells[row.name][headline], headline, table.trivial[headline]):
             found.append(
@@ -363,22 +365,21 @@ def _warnings(table: Table, cells, published: list[System], complete: Sequence[s
 
 def too_good(
     cell: Cell, metric: str, ceiling: float | None, best: tuple[float, str] | None
-) -> list[str]:
-    """Why a result is to be doubted before it is believed; nothing where it is not.
+) -> dict[str, str]:
+    """{why a result is to be doubted before it is believed: by what number}; mostly empty.
 
     Args:
       ceiling: the best possible value on this split, where it is known.
       best: the best published value with this protocol, and whose it is.
     """
-    found = []
+    found = {}
     if np.isclose(cell.mean, PERFECT.get(metric, 1.0), atol=1e-6):
-        found.append("TOO GOOD: perfect. Look for the label among the features")
+        found["Perfect; look for the label among the features"] = metric
     if ceiling is not None and _beats(cell, metric, ceiling):
-        found.append(f"TOO GOOD: above {ceiling:.3f}, the best possible on this split")
+        found["Better than is possible on this split"] = f"{metric} {ceiling:.3f}"
     if best is not None and _beats(cell, metric, best[0]):
-        found.append(
-            f"TOO GOOD: better than all that is published with this protocol ({best[1]} "
-            f"{best[0]:.3f}) by more than chance. Look for a leak before you believe it"
+        found["Better than all that is published with this protocol; look for a leak"] = (
+            f"{metric} {best[0]:.3f}, {best[1]}"
         )
     return found
 

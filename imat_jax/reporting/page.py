@@ -85,6 +85,7 @@ def _section(i: int, one: Evidence, folder: pathlib.Path) -> str:
         '<p class="small dim">mean ± deviation over seeds, 95 % interval over '
         f"{one.unit}s below; a value leads to its runs</p>",
         _scroll(f"scores on {one.table.protocol}", _scores(i, one)),
+        _sources(one),
     ]
     if one.comparisons:
         name = _ticks(tables.code(one.baseline.name))
@@ -105,9 +106,10 @@ def _warnings(warnings: Sequence[str]) -> str:
 
 
 def _ticks(text: str) -> str:
-    """Escaped, with what is between backticks as code."""
+    """Escaped, with what is between backticks as code; keys may break at their points."""
     parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if k % 2 else part for k, part in enumerate(parts))
+    breaking = [part.replace(".", ".<wbr>").replace("=", "=<wbr>") for part in parts]
+    return "".join(f"<code>{breaking[k]}</code>" if k % 2 else part for k, part in enumerate(parts))
 
 
 def _scroll(label: str, table: str) -> str:
@@ -147,15 +149,23 @@ def _scores(i: int, one: Evidence) -> str:
     for name, ceiling in _ceilings(one).items():
         other += _fixed(name, {"acc": ceiling}, columns)
     for system in one.published:
-        source = f'<a href="{escape(system.url)}">{escape(system.source)}</a>'
-        note = f"; {escape(system.note)}" if system.note else ""
-        name = f'published: {escape(system.name)}<br><span class="small">{source}{note}</span>'
+        name = f'published: <a href="{escape(system.url)}">{escape(system.name)}</a>'
         other += _fixed(name, system.values, columns)
     return (
         f'<table><thead><tr><th scope="col">model</th>{head}<th scope="col">seeds</th>'
         f'<th scope="col">parameters</th></tr></thead><tbody>{ours}</tbody>'
         f'<tbody class="other">{other}</tbody></table>'
     )
+
+
+def _sources(one: Evidence) -> str:
+    """Where the published numbers are from, each source once."""
+    systems: dict[str, list[str]] = {}
+    for system in one.published:
+        note = f" ({system.note})" if system.note else ""
+        systems.setdefault(f"{system.source}{note}", []).append(system.name)
+    listed = "; ".join(f"{', '.join(names)}: {source}" for source, names in systems.items())
+    return f'<p class="small dim">Published: {escape(listed)}.</p>' if listed else ""
 
 
 def _fixed(name: str, values, columns: Sequence[str]) -> str:
