@@ -47,9 +47,7 @@ def scorer(
         )
     if task == "binary_pairs":
         decided = outputs.reshape(len(outputs), -1, 2).argmax(axis=2) == 1
-        return lambda w: _per_name(
-            w, label == 1, decided, ("acc", "wf1", "bacc", "macro_f1"), names
-        )
+        return _per_name(label == 1, decided, ("acc", "wf1", "bacc", "macro_f1"), names)
     if task == "dimensions":
         return _dimensions(label, outputs, threshold, names)
     raise ValueError(f"no task is called {task!r}")
@@ -62,15 +60,15 @@ def _sentiment(y: np.ndarray, outputs: np.ndarray) -> Scorer:
         for limit in (3, 2, 1)
     ]
     means = np.stack([np.abs(p - y), *right], axis=1)  # [N, 4]
-    has0 = y >= 0, p >= 0, np.ones(len(y))
-    non0 = y > 0, p > 0, y != 0
+    has0 = _indicators(y >= 0, p >= 0, 2)
+    non0 = _indicators(y > 0, p > 0, 2) * (y != 0)[:, None]
 
     def score(w: np.ndarray) -> dict[str, np.ndarray]:
         values = _ratio(w @ means, w.sum(axis=1)[:, None])  # [R, 4]
         scores = dict(zip(("mae", "acc7", "acc5", "acc3"), values.T, strict=True))
         scores["corr"] = _corr(*_moments(w, y, p))
-        for suffix, (true, decided, counted) in (("has0", has0), ("non0", non0)):
-            hits, n, m = _counts(w * counted, true, decided, 2)
+        for suffix, indicators in (("has0", has0), ("non0", non0)):
+            hits, n, m = _counts(w, indicators)
             found = _decisions(hits, n, m)
             scores |= {f"acc2_{suffix}": found["acc"], f"wf1_{suffix}": found["wf1"]}
             scores[f"wf1_{suffix}_legacy_swapped"] = _decisions(hits, m, n)["wf1"]
@@ -80,8 +78,10 @@ def _sentiment(y: np.ndarray, outputs: np.ndarray) -> Scorer:
 
 
 def _multiclass(label: np.ndarray, decided: np.ndarray, names: tuple[str, ...]) -> Scorer:
+    indicators = _indicators(label, decided, len(names))
+
     def score(w: np.ndarray) -> dict[str, np.ndarray]:
-        hits, n, m = _counts(w, label, decided, len(names))
+        hits, n, m = _counts(w, indicators)
         scores = _decisions(hits, n, m)
         for c, name in enumerate(names):
             scores[f"f1/{name}"] = _ratio(2 * hits[:, c], n[:, c] + m[:, c])
@@ -100,8 +100,10 @@ def _multilabel(
     inside = hit & ~np.any(decided & ~present, axis=1)
     sets = np.stack([same, same | inside, same | hit], axis=1).astype(np.float64)  # [N, 3]
 
+    of_names = _per_name(present, decided, ("bacc", "wf1", "macro_f1", "acc"), names)
+
     def score(w: np.ndarray) -> dict[str, np.ndarray]:
-        scores = _per_name(w, present, decided, ("bacc", "wf1", "macro_f1", "acc"), names)
+        scores = of_names(w)
         for k, name in enumerate(names):
             scores[f"auc/{name}"] = _auc(w, present[:, k], prob[:, k])
         scores["auc"] = np.mean([scores[f"auc/{name}"] for name in names], axis=0)
@@ -128,12 +130,13 @@ def _dimensions(
             scores[f"ccc/{name}"] = _ccc(*moments)
         for key in ("ccc", "mae", "corr"):
             scores[key] = np.mean([scores[f"{key}/{name}"] for name in names], axis=0)
-        if threshold is None:
-            return scores
-        high = [x > np.asarray(threshold).astype(x.dtype) for x in (label, outputs)]
-        return scores | _per_name(w, *high, ("acc", "bacc", "macro_f1"), names)
+        return scores
 
-    return score
+    if threshold is None:
+        return score
+    high = [x > np.asarray(threshold).astype(x.dtype) for x in (label, outputs)]
+    low_high = _per_name(*high, ("acc", "bacc", "macro_f1"), names)
+    return lambda w: score(w) | low_high(w)
 
 
 # ---- Definitions, as in metrics.py; w is [R, N] --------------------------------------------------
@@ -144,12 +147,16 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         return np.where(whole > 0, part / whole, np.nan)
 
 
-def _counts(w: np.ndarray, true: np.ndarray, decided: np.ndarray, classes: int) -> list[np.ndarray]:
-    """TP_c, n_c and m_c, each [R, C]."""
+def _indicators(true: np.ndarray, decided: np.ndarray, classes: int) -> np.ndarray:
+    """[N, 3C]: of each class, whether it is right, true, and decided."""
     c = np.arange(classes)
     true, decided = true.astype(int)[:, None] == c, decided.astype(int)[:, None] == c
-    summed = np.concatenate([true & decided, true, decided], axis=1)
-    return np.split(w @ summed.astype(np.float64), 3, axis=1)
+    return np.concatenate([true & decided, true, decided], axis=1).astype(np.float64)
+
+
+def _counts(w: np.ndarray, indicators: np.ndarray) -> list[np.ndarray]:
+    """TP_c, n_c and m_c, each [R, C]."""
+    return np.split(w @ indicators, 3, axis=1)
 
 
 def _decisions(hits: np.ndarray, n: np.ndarray, m: np.ndarray) -> dict[str, np.ndarray]:
@@ -167,19 +174,17 @@ def _decisions(hits: np.ndarray, n: np.ndarray, m: np.ndarray) -> dict[str, np.n
 
 
 def _per_name(
-    w: np.ndarray,
-    true: np.ndarray,
-    decided: np.ndarray,
-    keys: Sequence[str],
-    names: tuple[str, ...],
-) -> dict[str, np.ndarray]:
-    scores = {}
-    for k, name in enumerate(names):
-        found = _decisions(*_counts(w, true[:, k], decided[:, k], 2))
-        scores |= {f"{key}/{name}": found[key] for key in keys}
-    return scores | {
-        key: np.mean([scores[f"{key}/{name}"] for name in names], axis=0) for key in keys
-    }
+    true: np.ndarray, decided: np.ndarray, keys: Sequence[str], names: tuple[str, ...]
+) -> Scorer:
+    indicators = {n: _indicators(true[:, k], decided[:, k], 2) for k, n in enumerate(names)}
+
+    def score(w: np.ndarray) -> dict[str, np.ndarray]:
+        by_name = {name: _decisions(*_counts(w, x)) for name, x in indicators.items()}
+        scores = {f"{key}/{name}": by_name[name][key] for name in names for key in keys}
+        means = {key: np.mean([by_name[name][key] for name in names], axis=0) for key in keys}
+        return scores | means
+
+    return score
 
 
 def _moments(w: np.ndarray, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -215,8 +220,8 @@ def _auc(w: np.ndarray, present: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 
 def chunks(count: int, utterances: int) -> list[int]:
-    """`count` weightings in parts of at most 64 MB of weights."""
-    most = max(1, 2**23 // max(utterances, 1))
+    """`count` weightings in parts of at most 16 MB of weights."""
+    most = max(1, 2**21 // max(utterances, 1))
     return [min(most, count - start) for start in range(0, count, most)]
 
 

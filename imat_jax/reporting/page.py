@@ -12,7 +12,7 @@ import numpy as np
 
 from imat_jax import metrics
 from imat_jax.reporting import literature, tables
-from imat_jax.reporting.evidence import Comparison, Evidence
+from imat_jax.reporting.evidence import SAMPLES, Comparison, Evidence
 from imat_jax.reporting.runs import Found, Row, Run
 from imat_jax.tasks import higher_is_better
 
@@ -20,7 +20,7 @@ STYLE = pathlib.Path(__file__).with_name("page.css")
 
 TERMS = {
     "± ": "Sample standard deviation over seeds of one config: what another seed may change.",
-    "small numbers below a value, bars": "95 % bootstrap interval (BCa, 2000 samples of the test "
+    "small numbers below a value, bars": f"95 % bootstrap interval (BCa, {SAMPLES} samples of the "
     "utterances) of the mean over seeds: what other utterances may change. Circles are seeds.",
     "p, Holm": "Paired permutation test over utterances against the row named; Holm's correction "
     "is for all tests of the table. It is about these trained networks.",

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from imat_jax.reporting.evidence import SAMPLES, Cell, Comparison, Evidence
+from imat_jax.reporting.evidence import Cell, Comparison, Evidence
 from imat_jax.reporting.runs import Found, Row, Run
 
 
@@ -260,14 +260,3 @@ def _csv(fields: Sequence[str], lines: Sequence[Mapping]) -> str:
         defined = {k: v for k, v in line.items() if not (isinstance(v, float) and math.isnan(v))}
         writer.writerow(defined)
     return text.getvalue()
-
-
-def method(one: Evidence) -> list[str]:
-    """How the numbers of a table were made, a sentence each."""
-    return [
-        "mean ± sample standard deviation over seeds; every run is counted once",
-        f"intervals: BCa bootstrap of {SAMPLES} samples of the {one.unit}s, of the mean over seeds",
-        "p: paired permutation test over the same; Holm: corrected for all tests of the table; "
-        "p over runs: exact permutation of whole runs; detectable: the true difference found in "
-        "four of five such tests",
-    ]
