@@ -31,6 +31,10 @@ $(VENV)/ready-media: $(VENV)/ready requirements-offline.txt
 	$(BIN)/$(INSTALL) --no-deps -r requirements-offline.txt
 	touch $@
 
+$(VENV)/ready-test: $(VENV)/ready-media
+	$(BIN)/$(INSTALL) --editable '.[dev,check]'
+	touch $@
+
 data/tiny: | $(VENV)/ready
 	$(BIN)/python -m imat_jax.build --source=synthetic --output=$@
 
@@ -48,7 +52,7 @@ demo: data/demo
 	$(BIN)/python -m imat_jax.predict --workdir=runs/demo $$($(BIN)/python -c \
 	  'import csv; print(*("data/demo-media/" + r["file"] for r in csv.DictReader(open("data/demo-media/table.csv")) if r["split"] == "test"))')
 
-test: $(VENV)/ready-media
+test: $(VENV)/ready-test
 	$(BIN)/python -m pytest -n 2 --dist=worksteal
 
 lint: $(VENV)/ready

@@ -20,7 +20,9 @@ VERBS = {
     "extract": "media files into a dataset",
     "predict": "what a run says of media files",
     "sweep": "train over values and seeds, or search; started again, it goes on",
-    "report": "tables over runs: mean and deviation over seeds",
+    "report": "tables and a page over runs: deviations, intervals, tests",
+    "reproduce": "run an experiment again and judge its numbers",
+    "compare": "what two runs differ in",
 }
 
 

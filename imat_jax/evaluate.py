@@ -85,6 +85,7 @@ def evaluate(
         np.savez(
             workdir / "predictions" / f"{name}.npz",
             id=index["id"],
+            group=index["group"],
             label=index["label"],
             outputs=outputs,
         )

@@ -12,7 +12,7 @@ import pytest
 from programs import SMALL, run, small_flags
 
 from configs import common
-from imat_jax import cli, evaluate, experiment, optim, report, rundir, sharding, train, update
+from imat_jax import cli, evaluate, experiment, optim, rundir, sharding, train, update
 from imat_jax.checkpoint import Checkpoints
 from imat_jax.data import builder, loader
 from imat_jax.data.corpus import DataError
@@ -217,24 +217,6 @@ def test_another_config_in_the_same_workdir_is_refused(finished, tiny_dataset):
     config = small_config(tiny_dataset, **{"epochs": 8, "optim.lr": 0.5})
     with pytest.raises(cli.UsageError, match=r"optim\.lr: 0\.001 -> 0\.5"):
         train.train(config, workdir)
-
-
-def test_report_gives_mean_and_deviation_over_seeds(tmp_path, tiny_dataset):
-    for seed, acc in enumerate((0.5, 0.7)):
-        config = small_config(tiny_dataset, seed=seed)
-        rundir.start(tmp_path / str(seed), config, tiny_dataset)
-        scores = {"examples": 50, "acc": acc, "bacc": acc, "wf1": acc, "macro_f1": acc}
-        rundir.write_json(
-            tmp_path / str(seed) / "results.json",
-            {"protocol": "p", "dataset": "d", "modalities": ["text"], "parameters": 9, "seed": seed,
-             "test": scores, "trivial": {"test": scores | {"acc": 0.25}}},
-        )  # fmt: skip
-    rundir.start(tmp_path / "2", small_config(tiny_dataset, seed=2), tiny_dataset)
-    runs, unfinished = report.collect([str(tmp_path)])
-    text = report.markdown(runs, "test")
-    assert "| imat text | 9 | 2 | 0.600 ± 0.141 |" in text  # sample deviation
-    assert "| best constant answer | | | 0.250 |" in text
-    assert unfinished == [tmp_path / "2"]
 
 
 @pytest.mark.parametrize("mode", ["published", "corrected"])
