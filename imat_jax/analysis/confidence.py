@@ -88,8 +88,8 @@ def ece_by_chance(
 def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
     """The T that minimises the NLL of softmax(logits / T) (Guo et al. 2017, section 4.2).
 
-    Between 1/100 and 100; a classifier that is right on all of these examples gives the least. The
-    NLL is convex in 1 / T, so a bounded search over log T finds the one minimum.
+    Between 1/100 and 100. The NLL is convex in 1 / T, so a bounded search over log T finds the one
+    minimum; a classifier that is right on all of these examples has none, and gets a T near 0.
     """
     bound = np.log(LARGEST)
     found = scipy.optimize.minimize_scalar(

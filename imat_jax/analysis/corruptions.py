@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imat_jax.data.corpus import MODALITIES
+from imat_jax.models.dropout import random_bits
 
 KINDS = ("frames", "burst", "modalities", "noise")
 
@@ -66,94 +67,91 @@ def corrupt(
       rows: [B] int32; each example's row in its split.
       deviations: {modality: [D] of its features in training}, in canonical order, as `how` has it.
     """
-    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(rows)  # [B]
     here = tuple(deviations)
+    words = _words(rows, seed)
+    scores = jnp.stack([uniform(words["modalities", m], 1)[:, 0] for m in here], axis=1)
     present = jnp.stack([batch[f"{m}_mask"].any(axis=1) for m in here], axis=1) & how.keep[None]
-    kept = jax.vmap(lose_modalities, (0, None, None, None, 0))(
-        present, how.modalities, how.affected, places(here), _of_kind(keys, "modalities")
+    kept = jax.vmap(lose_modalities, (0, None, None, 0))(
+        present, how.modalities, how.affected, scores
     )
     out = dict(batch)
     for i, m in enumerate(here):
+        x, mask = batch[m], batch[f"{m}_mask"] & kept[:, i, None]
         share = lambda rate, i=i: jnp.where(how.affected[i], rate, 0.0)  # noqa: E731
-        mask = batch[f"{m}_mask"] & kept[:, i, None]
-        for kind, lose in (("frames", lose_frames), ("burst", lose_burst)):
-            of_kind = _of_kind(keys, kind, m)
-            mask = jax.vmap(lose, (0, None, 0))(mask, share(getattr(how, kind)), of_kind)
-        out[f"{m}_mask"] = mask
-        if batch[m].ndim == 3:
-            level = share(how.noise)
-            noisy = jax.vmap(add_noise, (0, None, None, 0))
-            args = (batch[m], level, deviations[m], _of_kind(keys, "noise", m))
-            # Drawing noise for every frame costs as much as a small model: only where it is used.
-            clean = lambda x, *_: x.astype(jnp.float32)  # noqa: E731
-            out[m] = jax.lax.cond(level > 0, noisy, clean, *args)
+        length = mask.shape[1]
+        chances = uniform(words["frames", m], 1 + length)
+        mask = jax.vmap(lose_frames, (0, None, 0))(mask, share(how.frames), chances)
+        chances = uniform(words["burst", m], 2)
+        out[f"{m}_mask"] = jax.vmap(lose_burst, (0, None, 0))(mask, share(how.burst), chances)
+        if x.ndim == 3:
+            scale = share(how.noise) * jnp.asarray(deviations[m], jnp.float32)
+            # Drawing noise for every feature costs as much as a small model: only where it is used.
+            out[m] = jax.lax.cond(
+                share(how.noise) > 0,
+                lambda x, scale, words: x + scale[None, None] * normal(words, x.shape[1:]),
+                lambda x, scale, words: x,
+                x.astype(jnp.float32), scale, words["noise", m],
+            )  # fmt: skip
     return out
 
 
-def places(modalities: Sequence[str]) -> np.ndarray:
-    """[M] int32: where each modality stands among all three, whichever a model reads."""
-    return np.asarray([MODALITIES.index(m) for m in modalities], np.int32)
+def lose_frames(mask: jax.Array, rate: jax.Array, chances: jax.Array) -> jax.Array:
+    """mask [T] without `lost` of its real frames, any as likely as another; chances [1 + T]."""
+    count = lost(mask, rate, chances[0])
+    rank = jnp.argsort(jnp.argsort(jnp.where(mask, chances[1:], 2.0)))  # padding comes last
+    return mask & (rank >= count)
 
 
-def lose_frames(mask: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
-    """mask [T] without `lost` of its real frames, any as likely as another."""
-    scores = jax.vmap(jax.random.uniform)(_of_frames(key, len(mask)))
-    rank = jnp.argsort(jnp.argsort(jnp.where(mask, scores, 2.0)))  # padding comes last
-    return mask & (rank >= lost(mask, rate, key))
-
-
-def lose_burst(mask: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
-    """mask [T] without `lost` of its real frames, contiguous, beginning anywhere as likely."""
-    count = lost(mask, rate, key)
+def lose_burst(mask: jax.Array, rate: jax.Array, chances: jax.Array) -> jax.Array:
+    """mask [T] without `lost` contiguous real frames, from anywhere as likely; chances [2]."""
+    count = lost(mask, rate, chances[0])
     left = jnp.sum(mask, dtype=jnp.int32) - count
-    where = jax.random.uniform(jax.random.fold_in(key, 1))
-    start = jnp.floor(where * (left + 1).astype(jnp.float32)).astype(jnp.int32)
+    start = jnp.floor(chances[1] * (left + 1).astype(jnp.float32)).astype(jnp.int32)
     place = jnp.cumsum(mask, dtype=jnp.int32) - 1  # among the real frames
     return mask & ~((place >= start) & (place < start + count))
 
 
-def lost(mask: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
+def lost(mask: jax.Array, rate: jax.Array, chance: jax.Array) -> jax.Array:
     """How many of the n real frames of mask [T] are lost: rate n, rounded up or down by chance.
 
     Never all: that would be a missing modality, which is damage of its own.
     """
     n = jnp.sum(mask, dtype=jnp.int32)
-    chance = jax.random.uniform(jax.random.fold_in(key, 2))
     count = jnp.floor(rate * n.astype(jnp.float32) + chance).astype(jnp.int32)
     return jnp.clip(count, 0, jnp.maximum(n - 1, 0))
 
 
 def lose_modalities(
-    present: jax.Array, rate: jax.Array, affected: jax.Array, which: jax.Array, key: jax.Array
+    present: jax.Array, rate: jax.Array, affected: jax.Array, chances: jax.Array
 ) -> jax.Array:
     """present [M] with each affected modality lost with probability `rate`; never the last one.
 
     Of those of an example that would lose all, one stays, any as likely as another. (Dropout in
-    training keeps all then; at high rates most examples would be whole again.)
-
-    Args:
-      which: [M]; `places` of the modalities.
+    training keeps all then; at high rates most examples would be whole again.) chances [M].
     """
-    scores = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(which)
-    kept = present & ~(affected & (scores < rate))
-    last = jnp.arange(len(present)) == jnp.argmax(jnp.where(present, scores, -1.0))
+    kept = present & ~(affected & (chances < rate))
+    last = jnp.arange(len(present)) == jnp.argmax(jnp.where(present, chances, -1.0))
     return kept | (present & last & ~kept.any())
 
 
-def add_noise(x: jax.Array, level: jax.Array, deviation: jax.Array, key: jax.Array) -> jax.Array:
-    """x [T, D] plus Gaussian noise of `level` times `deviation` [D], float32."""
-    normal = jax.vmap(lambda k: jax.random.normal(k, (x.shape[1],)))(_of_frames(key, len(x)))
-    return x.astype(jnp.float32) + level * jnp.asarray(deviation, jnp.float32)[None] * normal
+def uniform(words: jax.Array, count: int) -> jax.Array:
+    """[B, count] in [0, 1), from words [B, 2]; the first of them do not depend on `count`."""
+    bits = jax.vmap(lambda w: random_bits(w, (count,)))(words)
+    return (bits >> 8).astype(jnp.float32) * 2**-24
 
 
-def _of_kind(keys: jax.Array, kind: str, m: str = MODALITIES[0]) -> jax.Array:
-    """A key of its own for a kind of damage to a modality, for each of `keys` [B]."""
-    number = KINDS.index(kind) * len(MODALITIES) + MODALITIES.index(m)
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+def normal(words: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """[B, *shape], standard normal, from words [B, 2]; frames do not depend on how many follow."""
+    bits = jax.vmap(lambda w: random_bits(w, shape))(words)
+    # The middles of 2^24 equal parts of (-1, 1), so that neither end is met.
+    return np.float32(2**0.5) * jax.lax.erf_inv(
+        (bits >> 8).astype(jnp.float32) * 2**-23 + (2**-24 - 1)
+    )
 
 
-def _of_frames(key: jax.Array, count: int) -> jax.Array:
-    """[count] keys; that of a frame does not depend on how many there are."""
-    place = jnp.arange(count, dtype=jnp.uint32)
-    # 1 and 2 are the keys of a burst's place and of rounding.
-    return jax.vmap(lambda t: jax.random.fold_in(key, t))(place + jnp.uint32(3))
+def _words(rows: jax.Array, seed: int) -> dict[tuple[str, str], jax.Array]:
+    """{(kind, modality): two random words of each row, [B, 2] uint32}."""
+    names = [(kind, m) for kind in KINDS for m in MODALITIES]
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(rows)
+    words = jax.vmap(lambda key: jax.random.bits(key, (len(names), 2), jnp.uint32))(keys)
+    return {name: words[:, i] for i, name in enumerate(names)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,39 +45,46 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     return [s for n in sizes for s in itertools.combinations(modalities, n)]
 
 
+def make_step(experiment: Experiment, seed: int = 0) -> Callable:
+    """`step(params, batch, how) -> (outputs [B, K], frames left [B, M])`, jitted.
+
+    `batch` has each example's `row` in the split. One program a shape does for all conditions.
+    """
+    here, statistics = tuple(experiment.dims), experiment.dataset.metadata["statistics"]
+    deviations = {m: np.asarray(statistics[m]["std"], np.float32) for m in here}
+
+    def step(params, batch, how):
+        batch = corruptions.corrupt(batch, batch["row"], how, deviations, seed)
+        left = [batch[f"{m}_mask"].sum(axis=1, dtype=jnp.int32) for m in here]
+        return inference.forward(experiment, params, batch)[0], jnp.stack(left, axis=1)
+
+    return jax.jit(step, out_shardings=sharding.replicated(experiment.mesh))
+
+
 def outputs(
     experiment: Experiment,
     params: Any,
     split: str,
     conditions: Sequence[corruptions.Condition],
-    seed: int = 0,
+    step: Callable | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outputs under each condition, and how many frames were left; every record is read once.
+
+    Args:
+      step: of `make_step`, where there is a compiled one.
 
     Returns:
       [C, N, K] float32 and [C, N, M] int, in the order of the dataset's index.
     """
-    batches = experiment.split(split)
-    config, here = experiment.config.data, tuple(experiment.dims)
-    statistics = experiment.dataset.metadata["statistics"]
-    deviations = {m: np.asarray(statistics[m]["std"], np.float32) for m in here}
-    everywhere = sharding.replicated(experiment.mesh)
-
-    def forward(params, batch, how):
-        batch = corruptions.corrupt(batch, batch["row"], how, deviations, seed)
-        left = [batch[f"{m}_mask"].sum(axis=1, dtype=jnp.int32) for m in here]
-        return inference.forward(experiment, params, batch)[0], jnp.stack(left, axis=1)
-
-    step = jax.jit(forward, out_shardings=everywhere)
+    batches, step = experiment.split(split), step or make_step(experiment)
+    config = experiment.config.data
     size = (len(conditions), len(batches.lengths))
-    found, left = (
-        np.empty((*size, experiment.task.outputs), np.float32),
-        np.empty((*size, len(here)), int),
-    )
+    found = np.empty((*size, experiment.task.outputs), np.float32)
+    left = np.empty((*size, len(experiment.dims)), int)
     read = loader.read(batches, threads=config.threads, ahead=config.ahead, workers=config.workers)
     for batch, (_, rows) in zip(read, batches.plan(0), strict=True):
-        batch["row"] = np.zeros(len(batch["weight"]), np.int32)
         mine = rows[batches.rows[batches.rows < len(rows)]]
+        batch["row"] = np.zeros(len(batch["weight"]), np.int32)
         batch["row"][: len(mine)] = mine
         placed = sharding.put(batch, experiment.mesh)
         pieces = [step(params, placed, how) for how in conditions]
@@ -110,7 +117,8 @@ def score_run(
     conditions += [
         corruptions.condition(here, affected=chosen, **{kind: level}) for kind, level in places
     ]
-    found, left = outputs(experiment, params, split, conditions, seed)
+    step = make_step(experiment, seed)
+    found, left = outputs(experiment, params, split, conditions, step)
     count = len(subsets(here))
     with warnings.catch_warnings():  # a constant has no correlation, and that is no news here
         warnings.simplefilter("ignore", metrics.UndefinedMetricWarning)
