@@ -53,9 +53,11 @@ def processes() -> Iterator[None]:
         jax.distributed.shutdown()
         raise
     except BaseException as error:
-        if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
-            lost = str(error).splitlines()[0]
-            said = f"another process is lost ({lost}); the same command goes on from the last save"
+        first = (str(error).splitlines() or [""])[0]
+        if "RESOURCE_EXHAUSTED" in first:
+            said = f"out of memory ({first}); docs/numerics.md lists what takes less"
+        elif isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
+            said = f"another process is lost ({first}); the same command goes on from the last save"
         elif isinstance(error, UsageError | DataError):
             said = str(error)
         else:

@@ -84,6 +84,8 @@ def test_a_plan_without_data(library_promotion):
     assert "all-gather" not in whole["sent"] and split["sent"]["all-gather"] > 0
     assert whole["flops"] == split["flops"] > 0
     assert whole["seconds"]["compute"] == whole["flops"] / chips.CHIPS["v5e"].flops
+    state = whole["bytes"]["parameters"] + whole["bytes"]["optimizer"]
+    assert whole["seconds"]["memory"] > 2 * state / chips.CHIPS["v5e"].bandwidth
     text = dryrun.table(small(), "v5e", whole)
     assert "data 8, fsdp 1, model 1" in text and "fits" in text and f"{size:,} parameters" in text
 
