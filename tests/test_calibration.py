@@ -101,6 +101,9 @@ def test_conformal_scores_by_hand():
     np.testing.assert_allclose(conformal.class_scores(prob, "aps"), [[0.5, 0.8, 1.0]])
     assert conformal.sets(prob, 0.75, "lac").tolist() == [[True, True, False]]
     assert conformal.sets(prob, 0.4, "lac").tolist() == [[False, False, False]]
+    assert conformal.sets(prob, 0.6, "aps").tolist() == [[True, True, False]]
+    assert conformal.sets(prob, 0.4, "aps").tolist() == [[True, False, False]]  # never empty
+    assert conformal.sets(prob, math.inf, "aps").all()
     with pytest.raises(ValueError, match="scores are one of"):
         conformal.class_scores(prob, "raps")
 

@@ -29,7 +29,7 @@ def class_scores(prob: np.ndarray, kind: str = "lac") -> np.ndarray:
 
     - "lac": 1 - p_c (Sadinle et al. 2019). The smallest sets on average; they may be empty.
     - "aps": sum of p over the classes at least as probable as c (Romano et al. 2020), without their
-      randomisation: never empty, adapted to how hard an example is, coverage above what is asked.
+      randomisation: adapted to how hard an example is, coverage above what is asked.
 
     Raises:
       ValueError: another kind.
@@ -43,13 +43,20 @@ def class_scores(prob: np.ndarray, kind: str = "lac") -> np.ndarray:
 
 
 def threshold(prob: np.ndarray, label: np.ndarray, coverage: float, kind: str = "lac") -> float:
-    """Of calibration examples: a class belongs to a set if its score is not above this."""
+    """The limit for `sets`, from calibration examples."""
     scores = class_scores(prob, kind)
     return quantile(scores[np.arange(len(label)), label], coverage)
 
 
 def sets(prob: np.ndarray, limit: float, kind: str = "lac") -> np.ndarray:
-    """Which classes belong to the set of each example, [N, C] bool."""
+    """Which classes belong to the set of each example, [N, C] bool.
+
+    Those whose score is not above `limit`; of "aps" also the one with which the sum passes it, so
+    that no set is empty.
+    """
+    if kind == "aps":
+        above = prob[:, None, :] > prob[:, :, None]
+        return (prob[:, None, :] * above).sum(axis=2) < limit
     return class_scores(prob, kind) <= limit
 
 
