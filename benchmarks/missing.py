@@ -70,7 +70,8 @@ def main() -> None:
     }
     for seed in args.seeds:
         folder = args.workdir / str(seed)
-        train(folder / "dropout", args, seed, **{"model.modality_dropout": args.dropout})
+        dropout = {"modalities": names[-1], "model.modality_dropout": args.dropout}
+        train(folder / "dropout", args, seed, **dropout)
         for name in reversed(names):
             train(folder / name, args, seed, modalities=name)
         for kind, workdir in (("dropout", "dropout"), ("plain", names[-1])):

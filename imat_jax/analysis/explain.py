@@ -117,6 +117,9 @@ def explain(
     of_each, of_metric = modality_values(experiment, params, split)
     constant = targets.constant(task, dataset.index("train")["label"])
     rates = {m: dataset.metadata["modalities"][m].get("rate_hz") for m in here}
+    if "extraction" in dataset.metadata["facts"]:
+        # Extraction has no frame where there is no face, and the records do not say when that was.
+        rates["vision"] = None
     transcripts, tokens = dataset.transcripts(split), words.tokens_of(experiment)
     explained = []
     for found in attribution.attribute(experiment, params, split, rows):

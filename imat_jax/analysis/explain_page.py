@@ -190,7 +190,7 @@ def _modality(one: Any, m: str, pairs: Mapping[str, np.ndarray]) -> str:
     for pair, weights in pairs.items():
         caption = (
             f"Where {_(pair.split('<-')[0])} looks: attention, dark is much; the most, "
-            f"{weights.max():.2f}, on one frame, {1 / count:.2f} were even."
+            f"{weights.max():.3f}, on one frame; spread evenly it were {1 / count:.3f}."
         )
         if tokens:
             parts.append(f"<p class='soft'>{caption}</p>{_tokens(tokens, weights)}")
@@ -203,8 +203,9 @@ def _modality(one: Any, m: str, pairs: Mapping[str, np.ndarray]) -> str:
         if values is None:
             continue
         signs = ("underlined", "dashed") if tokens else ("up", "down")
+        verbs = ("raises", "lowers it") if one.regression else ("speaks for", "against it")
         caption = (
-            f"What speaks for {_(one.answer)} ({signs[0]}, teal) and against it "
+            f"What {verbs[0]} {_(one.answer)} ({signs[0]}, teal) and {verbs[1]} "
             f"({signs[1]}, rust): {name}."
         )
         if tokens:
@@ -283,7 +284,7 @@ def _bars(values: np.ndarray, seconds: float | None, caption: str) -> str:
     shapes.append(f"<line x1='0' y1='42' x2='{WIDTH}' y2='42' stroke='var(--soft)'/>")
     best, worst = int(values.argmax()), int(values.argmin())
     read = (
-        f"most for it, {values[best]:+.3f}, at {_where(best, seconds)}; most against it, "
+        f"highest, {values[best]:+.3f}, at {_where(best, seconds)}; lowest, "
         f"{values[worst]:+.3f}, at {_where(worst, seconds)}, of {len(values)} frames"
     )
     return _figure("".join(shapes) + _axis(len(values), seconds, 84), 106, caption, read)

@@ -73,12 +73,16 @@ def _frames(axis, one: Any, m: str, values: dict[str, np.ndarray] | np.ndarray) 
         names = [f"{pair.split('<-')[0]} ← {m}" for pair in values]
         axis.set_yticks(np.arange(len(rows)) + 0.5, names, fontsize="small")
         axis.set_xticks([])
+        axis.invert_yaxis()
         return
     colors = [FOR if value >= 0 else AGAINST for value in rows[0]]
     axis.bar(edges[:-1], rows[0], width=0.9 * edges[1], align="edge", color=colors)
     axis.axhline(0, lw=0.6, color="tab:gray")
     axis.set_yticks([])
-    axis.set_ylabel(f"{m}: for,\nagainst", rotation=0, ha="right", va="center", fontsize="small")
+    signs = ("raises", "lowers") if one.regression else ("for", "against")
+    axis.set_ylabel(
+        f"{m}: {signs[0]},\n{signs[1]}", rotation=0, ha="right", va="center", fontsize="small"
+    )
     if tokens and len(tokens) <= 40:
         shown = [token.removeprefix("##") if len(token) > 2 else token for token in tokens]
         axis.set_xticks(edges[:-1] + 0.5, shown, rotation=60, ha="right", fontsize="x-small",
