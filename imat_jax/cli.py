@@ -1,4 +1,4 @@
-"""`imat VERB …` is `python -m imat_jax.VERB …`; and how every program ends on bad input."""
+"""`imat VERB …` is `python -m imat_jax.MODULE …`; and how every program ends on bad input."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ VERBS = {
     "report": "tables and a page over runs: deviations, intervals, tests",
     "reproduce": "run an experiment again and judge its numbers",
     "compare": "what two runs differ in",
+    "robustness": "score a run with less: modalities, frames, noise",
+    "calibrate": "how sure a run is: ECE, temperature, conformal sets",
+    "explain": "what a prediction rests on, a page an utterance",
+}
+# Verbs whose module is not called as they are.
+MODULES = {
+    "robustness": "analysis.robustness",
+    "calibrate": "analysis.calibration",
+    "explain": "analysis.explain",
 }
 
 
@@ -66,5 +75,5 @@ def main() -> None:
         print(f"usage: imat VERB --help\n\n{listed}", file=sys.stderr)
         sys.exit(0 if verb in ("-h", "--help") else 2)
     sys.argv = [f"imat {verb}", *sys.argv[2:]]
-    module = importlib.import_module(f"imat_jax.{verb}")
+    module = importlib.import_module(f"imat_jax.{MODULES.get(verb, verb)}")
     run(module.main, module.define_flags)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from imat_jax import expected as expectations
 from imat_jax import compare, report, rundir
+from imat_jax import expected as expectations
 from imat_jax.cli import UsageError, run
 from imat_jax.data.dataset import Dataset
 from imat_jax.expected import Expected, Verdict

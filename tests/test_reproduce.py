@@ -9,7 +9,7 @@ import pytest
 from programs import SMALL
 from test_train import assert_same_run
 
-from imat_jax import cli, expected, compare, reproduce, rundir
+from imat_jax import cli, compare, expected, reproduce, rundir
 from imat_jax import config as configs
 from imat_jax.reporting.runs import COLUMNS
 

@@ -291,6 +291,27 @@ def tokenizer(directory: str | os.PathLike) -> Callable[[str], np.ndarray]:
     return tokens
 
 
+def token_strings(directory: str | os.PathLike) -> Callable[[str], list[str]]:
+    """A text -> what each token of `tokenizer` stands for; "##" before what goes on with a word."""
+    found = _tokenizer(pathlib.Path(directory))
+
+    def strings(text: str) -> list[str]:
+        if not text.strip():
+            return []
+        encoded = found(text, verbose=False, return_offsets_mapping=found.is_fast)
+        names = found.convert_ids_to_tokens(encoded["input_ids"])
+        if not found.is_fast:
+            return names
+        strings, end = [], -1
+        for name, (start, stop) in zip(names, encoded["offset_mapping"], strict=True):
+            # Tokens of bytes do not read as text; the places where they come from do.
+            strings.append(("##" if start == end else "") + text[start:stop] if stop else name)
+            end = stop or -1
+        return strings
+
+    return strings
+
+
 def _content(directory: str | os.PathLike) -> tuple[dict[str, Any], list[pathlib.Path]]:
     """(config.json, the files of the weights)."""
     directory = pathlib.Path(directory)

@@ -1,0 +1,1 @@
+"""What a finished run is worth: robustness, calibration, explanations. Nothing here trains."""

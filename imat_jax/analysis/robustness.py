@@ -1,0 +1,308 @@
+"""How a run does with less: imat robustness --workdir=RUN[,RUN…] [--split=test] [--output=DIR]
+
+Scores the selected checkpoint on every subset of its modalities, and under loss of frames, bursts
+and whole modalities and under noise (`analysis/corruptions.py`). Each WORKDIR is a run or a folder
+of runs that make one row (seeds): mean ± deviation. Prints tables; writes robustness.json,
+curves.png and subsets.png. See docs/robustness.md for what each number means.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from imat_jax import inference, metrics, rundir, sharding, tasks
+from imat_jax.analysis import corruptions, robustness_plots, runs
+from imat_jax.cli import UsageError, run
+from imat_jax.data import loader
+from imat_jax.experiment import Experiment
+
+RATES = tuple(round(0.1 * i, 1) for i in range(10))
+
+
+def define_flags() -> None:
+    flags.DEFINE_list("workdir", None, "Runs, or folders of runs that are one row.", required=True)
+    flags.DEFINE_string("split", "test", "Split to score.")
+    flags.DEFINE_string("output", None, "Where results go; default: robustness in the first.")
+    flags.DEFINE_string("baseline", None, "The WORKDIR that effective robustness is against.")
+    flags.DEFINE_string("metric", None, "Default: the task's own headline.")
+    flags.DEFINE_list("affected", [], "Modalities that are damaged; default: all of a run's.")
+    flags.DEFINE_list("noise", ["0", "0.25", "0.5", "1", "1.5", "2", "3"], "Levels of noise.")
+    flags.DEFINE_integer("seed", 0, "Of the damage.")
+
+
+def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
+    """The non-empty subsets of the modalities, single ones first."""
+    sizes = range(1, len(modalities) + 1)
+    return [s for n in sizes for s in itertools.combinations(modalities, n)]
+
+
+def make_step(experiment: Experiment, seed: int = 0) -> Callable:
+    """`step(params, batch, how) -> (outputs [B, K], frames left [B, M])`, jitted.
+
+    `batch` has each example's `row` in the split. One program a shape does for all conditions.
+    """
+    here, statistics = tuple(experiment.dims), experiment.dataset.metadata["statistics"]
+    deviations = {m: np.asarray(statistics[m]["std"], np.float32) for m in here}
+
+    def step(params, batch, how):
+        batch = corruptions.corrupt(batch, batch["row"], how, deviations, seed)
+        left = [batch[f"{m}_mask"].sum(axis=1, dtype=jnp.int32) for m in here]
+        return inference.forward(experiment, params, batch)[0], jnp.stack(left, axis=1)
+
+    return jax.jit(step, out_shardings=sharding.replicated(experiment.mesh))
+
+
+def outputs(
+    experiment: Experiment,
+    params: Any,
+    split: str,
+    conditions: Sequence[corruptions.Condition],
+    step: Callable | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs under each condition, and how many frames were left; every record is read once.
+
+    Args:
+      step: of `make_step`, where there is a compiled one.
+
+    Returns:
+      [C, N, K] float32 and [C, N, M] int, in the order of the dataset's index.
+    """
+    batches, step = experiment.split(split), step or make_step(experiment)
+    config = experiment.config.data
+    size = (len(conditions), len(batches.lengths))
+    found = np.empty((*size, experiment.task.outputs), np.float32)
+    left = np.empty((*size, len(experiment.dims)), int)
+    read = loader.read(batches, threads=config.threads, ahead=config.ahead, workers=config.workers)
+    for batch, (_, rows) in zip(read, batches.plan(0), strict=True):
+        mine = rows[batches.rows[batches.rows < len(rows)]]
+        batch["row"] = np.zeros(len(batch["weight"]), np.int32)
+        batch["row"][: len(mine)] = mine
+        placed = sharding.put(batch, experiment.mesh)
+        pieces = [step(params, placed, how) for how in conditions]
+        for c, (values, frames) in enumerate(jax.device_get(pieces)):
+            found[c, rows], left[c, rows] = values[: len(rows)], frames[: len(rows)]
+    return found, left
+
+
+def score_run(
+    experiment: Experiment,
+    params: Any,
+    split: str,
+    levels: Mapping[str, Sequence[float]],
+    *,
+    affected: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All scores of a run: {"subsets": {"text+audio": scores}, "curves": {kind: {"levels", "lost",
+    "scores"}}}, scores as `Task.score` has them, `lost` the share of all frames that was lost.
+
+    Args:
+      levels: {kind of `corruptions.KINDS`: levels}, the first of each 0.
+      affected: modalities to damage; (): all.
+    """
+    here = tuple(experiment.dims)
+    chosen = tuple(m for m in here if m in affected) if affected else here
+    label = experiment.dataset.index(split)["label"]
+    places = [(kind, level) for kind in levels for level in levels[kind] if level > 0]
+    conditions = [corruptions.condition(here, keep=s) for s in subsets(here)]
+    conditions += [
+        corruptions.condition(here, affected=chosen, **{kind: level}) for kind, level in places
+    ]
+    step = make_step(experiment, seed)
+    found, left = outputs(experiment, params, split, conditions, step)
+    count = len(subsets(here))
+    with warnings.catch_warnings():  # a constant has no correlation, and that is no news here
+        warnings.simplefilter("ignore", metrics.UndefinedMetricWarning)
+        scores = [experiment.task.score(label, one) for one in found]
+    scores = [{k: v for k, v in one.items() if "/" not in k} for one in scores]
+    clean, whole = scores[count - 1], left[count - 1].sum()
+    damaged = dict(zip(places, zip(scores[count:], left[count:], strict=True), strict=True))
+    curves: dict[str, Any] = {}
+    for kind in levels:
+        points = [damaged.get((kind, level), (clean, left[count - 1])) for level in levels[kind]]
+        curves[kind] = {
+            "levels": list(levels[kind]),
+            "lost": [float(1 - frames.sum() / whole) for _, frames in points],
+            "scores": [values for values, _ in points],
+        }
+    names = ["+".join(s) for s in subsets(here)]
+    return {"subsets": dict(zip(names, scores[:count], strict=True)), "curves": curves}
+
+
+def mean_height(levels: Sequence[float], values: Sequence[float]) -> float:
+    """Area under a curve by trapezoids, over the width of its range: in units of the values."""
+    x = np.asarray(levels, float)
+    return float(np.trapezoid(np.asarray(values, float), x) / (x[-1] - x[0]))
+
+
+def effective(
+    levels: Sequence[float], values: Sequence[float], baseline: Sequence[float], metric: str
+) -> float:
+    """Effective robustness: how far the curve lies above the baseline's that begins where it does.
+
+    Mean over the levels of f(x) - [b(x) + f(0) - b(0)], by trapezoids; more is better whatever the
+    metric (MultiBench, Liang et al. 2021, after Taori et al. 2020; its code sums over the levels).
+    """
+    f, b = np.asarray(values, float), np.asarray(baseline, float)
+    sign = 1 if tasks.higher_is_better(metric) else -1
+    return sign * mean_height(levels, (f - f[0]) - (b - b[0]))
+
+
+def summarize(rows: Mapping[str, list[dict]], metric: str, baseline: str | None) -> dict[str, Any]:
+    """{row: {"subsets": {name: [of each run]}, "curves": {kind: {levels, lost, scores, relative,
+    effective}}}} of one metric; lists are over the runs of a row.
+
+    Args:
+      rows: {row: `score_run` of its runs}.
+      baseline: the row that `effective` is against, by the mean of its runs; None: no such number.
+
+    Raises:
+      UsageError: there is no such metric.
+    """
+    table: dict[str, Any] = {}
+    for name, scored in rows.items():
+        known = next(iter(scored[0]["subsets"].values()))
+        if metric not in known:
+            raise UsageError(f"--metric={metric}: there are {', '.join(known)}")
+        subset_scores = {
+            s: [one["subsets"][s][metric] for one in scored] for s in scored[0]["subsets"]
+        }
+        curves = {}
+        for kind, curve in scored[0]["curves"].items():
+            values = [[v[metric] for v in one["curves"][kind]["scores"]] for one in scored]
+            curves[kind] = {
+                "levels": curve["levels"],
+                "lost": np.mean([one["curves"][kind]["lost"] for one in scored], axis=0).tolist(),
+                "scores": values,
+                "relative": [mean_height(curve["levels"], v) for v in values],
+            }
+        table[name] = {"subsets": subset_scores, "curves": curves}
+    for row in table.values() if baseline else ():
+        for kind, curve in row["curves"].items():
+            against = np.mean(table[baseline]["curves"][kind]["scores"], axis=0)
+            curve["effective"] = [
+                effective(curve["levels"], v, against, metric) for v in curve["scores"]
+            ]
+    return table
+
+
+def text(table: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Two tables: subsets of modalities, and curves with their areas."""
+    metric = facts["metric"]
+    better = "higher" if tasks.higher_is_better(metric) else "lower"
+    lines = [f"{metric} ({better} is better), {facts['split']}, {facts['examples']} utterances", ""]
+    names, label = list(table), max(20, *(len(n) + 2 for n in table))
+    width = max(16, *(len(n) + 2 for n in names))
+    lines.append(f"{'modalities':<{label}}" + "".join(f"{n:>{width}}" for n in names))
+    ceiling = facts["ceiling"]
+    if ceiling:
+        lines[-1] += f"{'best possible':>16}"
+    for subset in dict.fromkeys(s for row in table.values() for s in row["subsets"]):
+        cells = [cell(row["subsets"].get(subset)) for row in table.values()]
+        if ceiling:
+            cells.append(cell([ceiling[subset]]))
+        lines.append(f"{subset:<{label}}" + "".join(f"{c:>{width}}" for c in cells[: len(names)]))
+        lines[-1] += "".join(f"{c:>16}" for c in cells[len(names) :])
+    lines.append(f"{'(constant answer)':<{label}}{facts['constant']:>{width}.3f}")
+    for kind in corruptions.KINDS:
+        levels = next(iter(table.values()))["curves"][kind]["levels"]
+        lines += ["", f"{robustness_plots.TITLES[kind]}"]
+        head = f"{'':<{label}}" + "".join(f"{level:>8g}" for level in levels)
+        lines.append(head + f"{'relative':>18}{'effective':>18}")
+        for name, row in table.items():
+            curve = row["curves"][kind]
+            means = np.mean(curve["scores"], axis=0)
+            line = f"{name:<{label}}" + "".join(f"{v:>8.3f}" for v in means)
+            line += f"{cell(curve['relative']):>18}{cell(curve.get('effective'), '+'):>18}"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def cell(values: Sequence[float] | None, sign: str = "") -> str:
+    if values is None:
+        return "–"
+    mean = f"{np.mean(values):{sign}.3f}"
+    return f"{mean} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else mean
+
+
+def main(argv: list[str]) -> None:
+    f = flags.FLAGS
+    levels = dict.fromkeys(corruptions.KINDS[:3], RATES) | {"noise": _levels(f.noise)}
+    baseline = f.baseline or (f.workdir[0] if len(f.workdir) > 1 else None)
+    if baseline and baseline not in f.workdir:
+        raise UsageError(f"--baseline={baseline} is none of --workdir={','.join(f.workdir)}")
+    rows: dict[str, list[dict]] = {}
+    facts: dict[str, Any] = {}
+    for name in f.workdir:
+        for workdir in runs.below(name):
+            experiment, params = runs.open_run(workdir)
+            unknown = set(f.affected) - set(experiment.dims)
+            if unknown:
+                raise UsageError(
+                    f"--affected={','.join(f.affected)}: {workdir} has {'+'.join(experiment.dims)}"
+                )
+            mine = _facts(experiment, f.split, f.metric)
+            if facts and (mine["protocol"], mine["metric"]) != (facts["protocol"], facts["metric"]):
+                raise UsageError(
+                    f"{workdir} is of {mine['protocol']} ({mine['metric']}), the runs before it of "
+                    f"{facts['protocol']} ({facts['metric']}); take one after the other"
+                )
+            facts = facts or mine
+            scored = score_run(
+                experiment, params, f.split, levels, affected=f.affected, seed=f.seed
+            )
+            rows.setdefault(name, []).append(scored | {"workdir": str(workdir)})
+    table = summarize(rows, facts["metric"], baseline)
+    output = pathlib.Path(f.output or pathlib.Path(f.workdir[0]) / "robustness")
+    output.mkdir(parents=True, exist_ok=True)
+    with rundir.room(output):
+        facts |= {"seed": f.seed, "affected": f.affected, "baseline": baseline}
+        found = {"facts": facts, "table": table, "runs": rows}
+        rundir.write_json(output / "robustness.json", found)
+        robustness_plots.curves(table, facts, output / "curves.png")
+        robustness_plots.subsets(table, facts, output / "subsets.png")
+    print(text(table, facts))
+    print(f"\n{output}/robustness.json curves.png subsets.png")
+
+
+def _levels(values: Sequence[str]) -> tuple[float, ...]:
+    try:
+        levels = tuple(map(float, values))
+    except ValueError:
+        levels = ()
+    if len(levels) < 2 or levels[0] != 0 or list(levels) != sorted(set(levels)):
+        raise UsageError(f"--noise={','.join(values)}: take 0 and then rising levels")
+    return levels
+
+
+def _facts(experiment: Experiment, split: str, metric: str | None) -> dict[str, Any]:
+    label = experiment.dataset.index(split)["label"]
+    train = experiment.dataset.index("train")["label"]
+    metric = metric or experiment.task.headline
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", metrics.UndefinedMetricWarning)
+        trivial = experiment.task.score(
+            label, tasks.trivial_outputs(experiment.task, train, len(label))
+        )
+    metadata = experiment.dataset.metadata
+    return {
+        "protocol": metadata["protocol"],
+        "split": split,
+        "examples": len(label),
+        "metric": metric,
+        "constant": trivial.get(metric, float("nan")),
+        "ceiling": metadata["facts"].get("bayes_accuracy_on_split", {}).get(split, {}),
+    }
+
+
+if __name__ == "__main__":
+    run(main, define_flags)
