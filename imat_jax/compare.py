@@ -55,7 +55,7 @@ def difference(old: pathlib.Path, new: pathlib.Path) -> dict[str, list[str]]:
 def _read(folder: pathlib.Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.json"
     if path.is_file():
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(), parse_constant=str)  # nan is not equal to itself
     if name == "results":  # not finished
         return {}
     raise UsageError(f"{folder} is not a run directory: it has no {name}.json")

@@ -167,7 +167,7 @@ def test_what_two_runs_differ_in(finished, tmp_path):
         "config": lambda d: d["optim"].update(lr=0.5),
         "environment": lambda d: d["packages"].update(jax="0.0.1"),
         "dataset": lambda d: d.update(sources={"a.npz": "1234"}),
-        "results": lambda d: d["test"].update(acc=0.0),
+        "results": lambda d: d["test"].update(acc=0.0, corr=float("nan")),
     }
     for name, edit in edits.items():
         path = tmp_path / "other" / f"{name}.json"
@@ -180,6 +180,8 @@ def test_what_two_runs_differ_in(finished, tmp_path):
     assert environment.startswith("packages.jax: ") and environment.endswith("-> '0.0.1'")
     assert found["dataset"][-1].startswith("sources.a.npz: None -> ")
     assert any(line.startswith("test.acc: ") for line in found["results"])
+    shutil.copytree(tmp_path / "other", tmp_path / "third")
+    assert not any(compare.difference(tmp_path / "other", tmp_path / "third").values())  # nor nan
     done = programs.run("compare", finished[0], tmp_path / "other")
     assert done.returncode == 0 and "  optim.lr: 0.001 -> 0.5" in done.stdout
     done = programs.run("compare", finished[0], tmp_path)
