@@ -30,7 +30,7 @@ def scores(shared) -> Dataset:
             dataclasses.replace(u, label=value[u.annotations["category"]])
             for u in corpus.utterances
         ]
-        corpus = dataclasses.replace(corpus, utterances=scored, task=("sentiment", ()))
+        corpus = dataclasses.replace(corpus, utterances=scored, task="sentiment", class_names=())
         builder.build(corpus, folder / "scores", progress=False)
 
     return Dataset.open(shared("scores", make) / "scores")

@@ -115,7 +115,7 @@ def _relative_distance(
 ) -> tuple[jax.Array, jax.Array]:
     """(α [B], whether there are both centres)."""
     label, known = memory["label"][name], memory["known"][name]
-    positive, negative = known * (label > 0), known * (label < 0)  # [N]
+    positive, negative = jnp.where(label > 0, known, 0), jnp.where(label < 0, known, 0)  # [N]
     distance = lambda rows: jnp.linalg.norm(  # noqa: E731
         feature.astype(jnp.float32) - _centre(memory["feature"][name], rows)[None], axis=1
     )
