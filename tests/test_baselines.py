@@ -28,7 +28,7 @@ DIMS = {"text": 6, "audio": 5, "vision": 4}
 ALONE = {"audio": 5}
 NAMES = [name for name in models.MODELS if name not in ("imat", "sseft")]
 ROWS = 6
-STEPS = 100
+STEPS = 600
 
 
 def config(model, **changes):
