@@ -92,16 +92,15 @@ def make(
         raise ValueError(f"the task {name!r} needs class_names")
     distance = losses.mse if loss == "mse" else losses.l1
     if loss == "ordinal":
-        climb = lambda o: LOW + sigmoid(o).sum(axis=1)  # noqa: E731
         return Task(
             name, names, STEPS, "mae", functools.partial(losses.ordinal, low=LOW),
-            score=lambda y, o: metrics.sentiment(y, climb(o)), decode=climb,
+            score=lambda y, o: metrics.sentiment(y, sentiment_of(o)), decode=sentiment_of,
         )  # fmt: skip
     if name == "sentiment":
         return Task(
             name, names, 1, "mae", distance,
-            score=lambda y, o: metrics.sentiment(y, o[:, 0]),
-            decode=lambda o: o[:, 0],
+            score=lambda y, o: metrics.sentiment(y, sentiment_of(o)),
+            decode=sentiment_of,
         )  # fmt: skip
     if name == "multiclass":
         return Task(
@@ -175,6 +174,13 @@ def trivial_outputs(task: Task, train_label: np.ndarray, rows: int) -> np.ndarra
         present = train_label.mean(axis=0)
         constant = np.stack([1 - present, present], axis=-1).ravel()
     return np.tile(np.asarray(constant, np.float32), (rows, 1))
+
+
+def sentiment_of(outputs: np.ndarray) -> np.ndarray:
+    """The score [N] that outputs [N, 1], or the ordinal loss's [N, STEPS], say."""
+    if outputs.shape[1] == 1:
+        return outputs[:, 0]
+    return (LOW + sigmoid(outputs).sum(axis=1)).astype(np.float32)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

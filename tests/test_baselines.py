@@ -28,7 +28,7 @@ DIMS = {"text": 6, "audio": 5, "vision": 4}
 ALONE = {"audio": 5}
 NAMES = [name for name in models.MODELS if name not in ("imat", "sseft")]
 ROWS = 6
-STEPS = 600
+STEPS = 400
 
 
 def config(model, **changes):
@@ -125,7 +125,7 @@ def test_gradients_and_a_few_utterances_learned_by_heart(name, library_promotion
     batch = make_batch()
     target = jnp.asarray(np.random.RandomState(5).randn(ROWS, 1), jnp.float32)
 
-    tx = optax.adam(0.02)
+    tx = optax.adam(0.005)
 
     @jax.jit
     def step(params, state, key):

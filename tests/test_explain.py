@@ -90,6 +90,11 @@ def test_odds_do_not_level_off_where_a_class_is_sure():
     task = tasks.make("sentiment")
     assert targets.values(task, np.asarray([[0.5], [-2]])).ravel().tolist() == [0.5, -2]
     assert targets.constant(task, np.asarray([1.0, 2, 9])).tolist() == [2]
+    task = tasks.make("sentiment", loss="ordinal")
+    outputs = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    np.testing.assert_allclose(
+        targets.odds(task, jnp.asarray(outputs))[:, 0], task.decode(outputs), rtol=1e-5
+    )
     task = tasks.make("multilabel", ["joy", "fear"])
     assert targets.constant(task, np.asarray([[0, 1], [2, 1]])).tolist() == [0.5, 1]
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imat_jax.tasks import Task, sigmoid
+from imat_jax.tasks import LOW, Task, sigmoid
 
 REGRESSIONS = ("sentiment", "dimensions")
 
@@ -31,6 +31,8 @@ def odds(task: Task, outputs: jax.Array) -> jax.Array:
     if task.name == "binary_pairs":
         pairs = outputs.reshape(len(outputs), -1, 2)
         return pairs[..., 1] - pairs[..., 0]
+    if task.name == "sentiment" and outputs.shape[1] > 1:  # ordinal: `tasks.sentiment_of`
+        return LOW + jax.nn.sigmoid(outputs).sum(axis=1, keepdims=True)
     return outputs
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from imat_jax import config as configs
+from imat_jax import tasks
 from imat_jax.cli import UsageError
 from imat_jax.data.corpus import MODALITIES, DataError
 
@@ -39,12 +40,18 @@ class Run:
         return self.config["seed"]
 
     def predictions(self, split: str) -> dict[str, np.ndarray] | None:
-        """`id` [N], `label`, `outputs` [N, K] and, if it was known, `group` [N]; None: not kept."""
+        """`id` [N], `label`, `outputs` [N, K] and, if it was known, `group` [N]; None: not kept.
+
+        Of sentiment the outputs are the scores [N, 1], whatever the loss they were learned with.
+        """
         path = self.workdir / "predictions" / f"{split}.npz"
         if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            found = {name: archive[name] for name in archive.files}
+        if self.dataset["task"] == "sentiment":
+            found["outputs"] = tasks.sentiment_of(found["outputs"])[:, None]
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
