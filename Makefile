@@ -77,7 +77,7 @@ test-torch: $(VENV)/ready-torch
 test-beam: .venv-beam/ready
 	.venv-beam/bin/python -m pytest tests/with_beam --override-ini addopts='-q --strict-markers --strict-config'
 
-test-scale: $(VENV)/ready-media
+test-scale: $(VENV)/ready-test
 	$(BIN)/python -m pytest tests/at_scale -n 2 --dist=worksteal --override-ini addopts='-q --strict-markers --strict-config'
 
 test-slurm: $(VENV)/ready

@@ -102,22 +102,6 @@ def test_permutation_p_is_uniform_under_the_null(task, key):
         assert stats.binomtest(rejected, 300, level, alternative="greater").pvalue > 0.01
 
 
-def test_permutation_of_accuracies_is_the_exact_mcnemar_test():
-    contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
-    rng = np.random.default_rng(1)
-    label = rng.integers(3, size=300)
-    one = rng.normal(size=(300, 3)) + 1.2 * np.eye(3)[label]
-    other = one + 0.5 * rng.normal(size=(300, 3))
-    a, b = (x.argmax(axis=1) == label for x in (one, other))
-    table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
-    exact = contingency.mcnemar(table, exact=True).pvalue
-    p = significance.permutation_test(
-        exchanged("multiclass", label, [one], [other], "acc"), 300, rng, count=20_000
-    )
-    assert 0.001 < exact < 0.9
-    assert p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 20_000))
-
-
 def test_permutation_agrees_with_scipy_and_finds_what_is_there():
     rng = np.random.default_rng(2)
     label = rng.integers(-6, 7, 12) / 2
@@ -185,14 +169,6 @@ def test_intervals_of_what_is_undefined_or_constant():
     assert significance.bca(1.0, np.array([1.0, nan, 1.0]), np.ones(3)) == (1.0, 1.0)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_statsmodels(p):
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
-    np.testing.assert_allclose(
-        significance.holm(p), multitest.multipletests(p, method="holm")[1], rtol=1e-12
-    )
-
-
 def test_holm_leaves_the_undefined_out_of_the_family():
     np.testing.assert_allclose(significance.holm([0.01, np.nan, 0.04]), [0.02, np.nan, 0.04])
 
@@ -218,11 +194,3 @@ def test_pseudo_values_of_a_mean_are_its_terms():
     jackknife = (x.sum() - x) / 19
     np.testing.assert_allclose(significance.pseudo_values(x.mean(), jackknife), x)
     assert significance.variance_split(x[None]).error == pytest.approx(stats.sem(x))
-
-
-def test_minimum_detectable_difference_is_statsmodels():
-    power = pytest.importorskip("statsmodels.stats.power")
-    expected = power.NormalIndPower(ddof=0).solve_power(
-        effect_size=None, nobs1=686, alpha=0.05, power=0.8, ratio=0
-    )
-    assert significance.minimum_detectable(0.4, 686) == pytest.approx(0.4 * expected, rel=1e-5)

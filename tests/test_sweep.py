@@ -1,11 +1,9 @@
 """Sweeps: which runs there are, what is kept of them, and that none of them sees the test split."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -109,19 +107,6 @@ def test_what_is_finished_is_not_repeated(swept, poisoned, tmp_path):
     again = run("sweep", *small_flags(root, poisoned), *GRID)
     assert again.returncode == 0 and "4 runs, 4 of them finished" in again.stdout
     assert sweeps.contents(root) == before
-
-
-def test_killed_and_started_again_it_ends_the_same(swept, poisoned, tmp_path):
-    flags = [*small_flags(tmp_path / "cut", poisoned), "--grid=optim.lr=0.01", "--seeds=2"]
-    killer = functools.partial(sweeps.killed, str(tmp_path / "cut"), 20, workers=False)
-    assert run("sweep", *flags, setup=killer).returncode == -signal.SIGKILL
-    again = run("sweep", *flags)
-    assert again.returncode == 0, again.stderr
-    assert "2 runs, 2 of them" not in again.stdout
-    for seed in (0, 1):
-        runs = [one(w, f"lr=0.01,seed={seed}-*") for w in (swept[0], tmp_path / "cut")]
-        for name in ("metrics.jsonl", "results.json"):
-            assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
 
 
 def test_failures_are_kept_and_listed(swept, poisoned, tmp_path):
