@@ -138,3 +138,10 @@ def test_a_run_with_context(tiny_dataset, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["test"]["examples"] == 50
+    done = programs.run("robustness", f"--workdir={tmp_path / 'run'}", "--noise=0,1")
+    assert done.returncode == 0, done.stderr
+    scored = json.loads((tmp_path / "run" / "robustness" / "robustness.json").read_text())["runs"]
+    [whole] = [one["subsets"]["text+audio"] for one in next(iter(scored.values()))]
+    assert whole["acc"] == results["test"]["acc"]
+    done = programs.run("explain", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 1 and "model.context" in done.stderr

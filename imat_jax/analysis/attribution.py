@@ -20,6 +20,7 @@ import numpy as np
 
 from imat_jax import inference, sharding
 from imat_jax.analysis import targets
+from imat_jax.cli import UsageError
 from imat_jax.experiment import Experiment
 
 
@@ -55,7 +56,12 @@ def make_step(experiment: Experiment, steps: int = 32) -> Callable:
 
     Args:
       steps: of the sum that stands for the integral, at the middles of equal parts.
+
+    Raises:
+      UsageError: the model has context, so that an answer rests on other utterances too.
     """
+    if experiment.config.model.context:
+        raise UsageError("explain is for models that see one utterance; this one has model.context")
     task, statistics = experiment.task, experiment.dataset.metadata["statistics"]
     mean = {m: np.asarray(statistics[m]["mean"], np.float32) for m in experiment.dims}
 

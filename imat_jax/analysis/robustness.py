@@ -54,7 +54,7 @@ def make_step(experiment: Experiment, seed: int = 0) -> Callable:
     deviations = {m: np.asarray(statistics[m]["std"], np.float32) for m in here}
 
     def step(params, batch, how):
-        batch = corruptions.corrupt(batch, batch["row"], how, deviations, seed)
+        batch = corruptions.corrupt(batch, batch["index"], how, deviations, seed)
         left = [batch[f"{m}_mask"].sum(axis=1, dtype=jnp.int32) for m in here]
         return inference.forward(experiment, params, batch)[0], jnp.stack(left, axis=1)
 
@@ -83,13 +83,12 @@ def outputs(
     left = np.empty((*size, len(experiment.dims)), int)
     read = loader.read(batches, threads=config.threads, ahead=config.ahead, workers=config.workers)
     for batch, (_, rows) in zip(read, batches.plan(0), strict=True):
-        mine = rows[batches.rows[batches.rows < len(rows)]]
-        batch["row"] = np.zeros(len(batch["weight"]), np.int32)
-        batch["row"][: len(mine)] = mine
+        before, _ = batches.around(rows)
+        counted = slice(len(before), len(before) + len(rows))
         placed = sharding.put(batch, experiment.mesh)
         pieces = [step(params, placed, how) for how in conditions]
         for c, (values, frames) in enumerate(jax.device_get(pieces)):
-            found[c, rows], left[c, rows] = values[: len(rows)], frames[: len(rows)]
+            found[c, rows], left[c, rows] = values[counted], frames[counted]
     return found, left
 
 
