@@ -21,16 +21,12 @@ CORPORA = {
 CHANGES: tuple[dict[str, Any], ...] = (
     {},
     {"model.directions": "none"},
-    {"model.directions": "text<-audio,text<-vision"},
-    {"model.directions": "audio<-text,audio<-vision"},
-    {"model.directions": "vision<-text,vision<-audio"},
     {"model.ima_layers": 2},
     {"model.fusion": "hadamard"},
     {"model.fusion": "gated"},
-    {"model.width": 0},
+    {"model.width": 0, "model.heads": 1},  # widths of features divide into no number of heads
     {"model.encoder_layers": 0},
     {"model.encoder_layers": 1},
-    {"model.text_encoder": False},
     {"model.cls_token": "learned"},
     {"model.cls_token": "statistics"},
     {"model.cls_token": "first"},
@@ -47,5 +43,11 @@ def get_config(arg: str = ""):
     return CORPORA[arg.corpus]()
 
 
-def sweep() -> Iterator[dict[str, Any]]:
+def sweep(config) -> Iterator[dict[str, Any]]:
     yield from CHANGES
+    modalities = config.modalities.split("+")
+    if "text" in modalities:
+        yield {"model.text_encoder": False}
+    for query in modalities:
+        into = [f"{query}<-{key}" for key in modalities if key != query]
+        yield {"model.directions": ",".join(into)}

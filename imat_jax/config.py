@@ -17,6 +17,15 @@ from ml_collections import config_flags
 
 from imat_jax.cli import UsageError
 
+# Keys that runs of before they existed do not have, with the values that mean "as it was then".
+LATER = {
+    "accumulate": 1, "mesh.fsdp_min": 2**14,
+    "model.remat": "none", "model.attention": "auto", "model.directions": "all",
+    "model.text_encoder": True, "model.context": 0, "model.bidirectional": False,
+    "task.class_weights": "", "task.focal": 0.0,
+    "tune.text": False, "tune.text_encoder": "", "tune.lr_scale": 0.1,
+}  # fmt: skip
+
 
 def define_flag() -> None:
     """`--config=configs/NAME.py[:key=value,…]` and `--config.key=value`.
@@ -153,7 +162,14 @@ def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     path = pathlib.Path(workdir) / "config.json"
     if not path.is_file():
         raise UsageError(f"{workdir} is not a run directory: it has no config.json")
-    return ml_collections.ConfigDict(json.loads(path.read_text()))
+    found = json.loads(path.read_text())
+    for key, value in LATER.items():
+        *parts, last = key.split(".")
+        node = found
+        for part in parts:
+            node = node.setdefault(part, {})
+        node.setdefault(last, value)
+    return ml_collections.ConfigDict(found)
 
 
 def modalities(config, available: Mapping[str, int]) -> dict[str, int]:

@@ -118,6 +118,7 @@ def table(experiment: Experiment, results: dict[str, Any], splits: list[str]) ->
 def main(argv: list[str]) -> None:
     workdir, splits = pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.split
     experiment = experiments.make(configs.load(workdir))
+    rundir.check_dataset(workdir, experiment.dataset)
     with rundir.room(workdir):
         results = evaluate(experiment, workdir, splits)
     print(table(experiment, results, splits))

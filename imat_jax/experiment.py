@@ -101,6 +101,8 @@ def network(
     text = tuning.find(config, metadata, tuple(dims))
     try:
         threshold = config.task.threshold
+        if config.model.name == "selfmm" and metadata["task"] != "sentiment":
+            raise ValueError(f"selfmm is for the task sentiment, not {metadata['task']}")
         name, classes, weights = metadata["task"], metadata["class_names"], None
         if config.task.class_weights not in ("", "balanced"):
             raise ValueError(

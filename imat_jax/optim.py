@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import optax
 
+from imat_jax.cli import UsageError
+
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -13,6 +15,9 @@ def schedule(config, total_steps: int) -> optax.Schedule:
 
     Args:
       config: `lr`, `schedule`, `warmup` (share of the steps).
+
+    Raises:
+      UsageError: there is no such schedule.
     """
     warmup = round(config.warmup * total_steps)
     rest = max(total_steps - warmup, 1)
@@ -22,7 +27,7 @@ def schedule(config, total_steps: int) -> optax.Schedule:
         "cosine": lambda: optax.cosine_decay_schedule(config.lr, rest),
     }
     if config.schedule not in decays:
-        raise ValueError(f"optim.schedule is one of {SCHEDULES}, not {config.schedule!r}")
+        raise UsageError(f"optim.schedule is one of {SCHEDULES}, not {config.schedule!r}")
     decay = decays[config.schedule]()
     if not warmup:
         return decay
@@ -35,9 +40,12 @@ def make(config, total_steps: int) -> optax.GradientTransformation:
     Args:
       config: `lr`, `schedule`, `warmup`, `b1`, `b2`, `eps`, `weight_decay`, `decay` ("kernels" or
         "all", the latter as published: biases, LayerNorms and embeddings too), `clip` (0: none).
+
+    Raises:
+      UsageError: there is no such schedule or decay.
     """
     if config.decay not in ("kernels", "all"):
-        raise ValueError(f'optim.decay is "kernels" or "all", not {config.decay!r}')
+        raise UsageError(f'optim.decay is "kernels" or "all", not {config.decay!r}')
     steps = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     adamw = optax.adamw(
         schedule(config, total_steps),

@@ -91,6 +91,16 @@ def start(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dat
         )
 
 
+def check_dataset(workdir: pathlib.Path, dataset: Dataset) -> None:
+    """Raises `UsageError` where `dataset` is not the one that the run in `workdir` learned from."""
+    before = json.loads((workdir / "environment.json").read_text())["dataset"]
+    if before != dataset.fingerprint:
+        raise UsageError(
+            f"{dataset.path} is not the dataset that {workdir} learned from: its fingerprint was "
+            f"{before[:12]} and is {dataset.fingerprint[:12]}. Build that one again"
+        )
+
+
 def environment(dataset: Dataset) -> dict[str, Any]:
     """Versions, devices, code and data: what a number depends on besides the config."""
     git = pathlib.Path(__file__).parent

@@ -163,8 +163,10 @@ def trivial_outputs(task: Task, train_label: np.ndarray, rows: int) -> np.ndarra
     if task.name in ("sentiment", "dimensions"):
         constant = np.median(train_label.reshape(len(train_label), -1), axis=0)
         if task.outputs == STEPS and task.name == "sentiment":  # ordinal
-            climbed = np.clip(constant - LOW - np.arange(STEPS), 1e-6, 1 - 1e-6)
-            constant = np.log(climbed / (1 - climbed))
+            climbed = np.clip(constant.astype(np.float64) - LOW - np.arange(STEPS), 0, 1)
+            with np.errstate(divide="ignore"):
+                odds = np.log(climbed) - np.log1p(-climbed)
+            constant = np.clip(odds, -50, 50)  # whose sigmoids are 0 and 1, so that a 0 stays 0
     elif task.name == "multiclass":
         constant = np.bincount(train_label, minlength=task.outputs).astype(float)
     elif task.name == "multilabel":

@@ -187,6 +187,14 @@ def test_what_cannot_be_is_an_error(name, changes, said):
         nnx.eval_shape(lambda: make(name, **changes))
 
 
+def test_the_published_mult_goes_without_a_modality_too():
+    graphdef, params = made("mult", **{"mult.mode": "reference"})
+    batch = make_batch()
+    whole, _ = run(graphdef, params, batch)
+    gone, _ = run(graphdef, params, without(batch, "audio", 2))
+    assert np.isfinite(gone).all() and np.abs(gone[2] - whole[2]).max() > 1e-5
+
+
 def test_self_mm_is_for_one_score():
     with pytest.raises(ValueError, match=r"selfmm is for the task sentiment.* 4 outputs"):
         models.CLASSES["selfmm"](DIMS, 4, rngs=nnx.Rngs(0))

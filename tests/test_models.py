@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 from golden_arrays import sseft_batch, sseft_state_dict, sseft_target
 
-from imat_jax import convert
+from configs import ablation
+from imat_jax import convert, models
 from imat_jax.models.attention import OneQueryAttention, masked_softmax
 from imat_jax.models.dropout import dropout, layer_keys, random_bits
 from imat_jax.models.encoder import frame_moments
@@ -426,3 +427,32 @@ def test_rematerialization_changes_memory_and_nothing_else(remat):
     got, more = gradients(remat)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
     assert more > products  # computed again
+
+
+@pytest.mark.parametrize(
+    ("corpus", "dims"),
+    [
+        ("tiny", {"text": 48, "audio": 40, "vision": 32}),
+        ("ravdess", {"audio": 43, "vision": 35}),
+        ("mosi", {"text": 384, "audio": 73}),
+        ("mosi400", {"text": 384, "audio": 43, "vision": 155}),
+    ],
+)
+def test_every_ablation_is_another_model(corpus, dims):
+    config = ablation.get_config(f"corpus={corpus}")
+    assert config.modalities.split("+") == list(dims)
+    made = set()
+    for change in ablation.sweep(config):
+        one = ablation.get_config(f"corpus={corpus}")
+        one.update_from_flattened_dict(change)
+
+        def make(c=one.model):
+            return models.make(
+                    c, dims, 1, nnx.Rngs(0), dtype="float32", max_frames=dict.fromkeys(dims, 64),
+                    device=jax.devices()[0],
+                )  # fmt: skip
+
+        nnx.eval_shape(make)
+        made.add(one.model.to_json())
+    changes = list(ablation.sweep(config))
+    assert len(made) == len(changes) - 2  # two are as the corpus's config has it already

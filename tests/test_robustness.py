@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import run
 
+from imat_jax import config as configs
 from imat_jax import inference
 from imat_jax.analysis import corruptions, robustness, runs
+from imat_jax.cli import UsageError
 from imat_jax.models.imat import drop_modalities
 
 DIMS = {"text": 3, "audio": 4, "vision": 2}
@@ -268,3 +270,42 @@ def test_a_metric_that_the_task_does_not_have():
         warnings.simplefilter("error")
         assert robustness.cell([0.5]) == "0.500" and robustness.cell(None) == "–"
         assert robustness.cell([0.1, 0.3], "+") == "+0.200 ± 0.141"
+
+
+def test_a_row_is_of_finished_runs_of_one_configuration(finished, tmp_path, capsys):
+    shutil.copytree(finished[0], tmp_path / "0")
+    shutil.copytree(finished[0], tmp_path / "1")
+    (tmp_path / "1" / "results.json").unlink()
+    assert robustness._row(tmp_path) == [tmp_path / "0"]
+    assert f"left out: {tmp_path / '1'}" in capsys.readouterr().err
+    other = json.loads((finished[0] / "config.json").read_text())
+    for key, said in (("seed", None), ("batch_size", "batch_size: 16 -> 99")):
+        shutil.copytree(finished[0], tmp_path / "2", dirs_exist_ok=True)
+        (tmp_path / "2" / "config.json").write_text(json.dumps(other | {key: 99}))
+        if said is None:
+            assert len(robustness._row(tmp_path)) == 2
+            continue
+        with pytest.raises(UsageError, match=said):
+            robustness._row(tmp_path)
+
+
+def test_another_dataset_is_not_taken_for_the_runs_own(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"dataset": "0123456789abcdef"}))
+    with pytest.raises(UsageError, match=r"not the dataset that .* fingerprint was 0123456789ab "):
+        runs.open_run(run)
+
+
+def test_a_run_of_before_lacks_keys_that_came_later(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    config = configs.load(run).to_dict()
+    old = json.loads((run / "config.json").read_text())
+    for key in configs.LATER:
+        *parts, last = key.split(".")
+        node = old
+        for part in parts:
+            node = node[part]
+        del node[last]
+    (run / "config.json").write_text(json.dumps(old))
+    assert configs.load(run).to_dict() == config

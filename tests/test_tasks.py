@@ -140,7 +140,9 @@ def test_the_ordinal_loss_is_least_at_the_label(labels):
 def test_the_ordinal_constant_is_the_median():
     task = tasks.make("sentiment", loss="ordinal")
     out = tasks.trivial_outputs(task, np.asarray([-1.0, 0.6, 3.0], np.float32), 2)
-    np.testing.assert_allclose(task.decode(out), [0.6, 0.6], atol=1e-4)
+    np.testing.assert_allclose(task.decode(out), [0.6, 0.6], atol=1e-6)
+    zero = tasks.trivial_outputs(task, np.asarray([0.0], np.float32), 1)
+    assert task.decode(zero) == 0  # neither positive nor negative
     assert tasks.describe(task, out[0])["values"]["sentiment"] == pytest.approx(0.6, abs=1e-4)
 
 

@@ -114,6 +114,7 @@ def explain(
     """
     task, dataset, here = experiment.task, experiment.dataset, tuple(experiment.dims)
     index = dataset.index(split)
+    attributions = attribution.attribute(experiment, params, split, rows)
     of_each, of_metric = modality_values(experiment, params, split)
     constant = targets.constant(task, dataset.index("train")["label"])
     rates = {m: dataset.metadata["modalities"][m].get("rate_hz") for m in here}
@@ -122,7 +123,7 @@ def explain(
         rates["vision"] = None
     transcripts, tokens = dataset.transcripts(split), words.tokens_of(experiment)
     explained = []
-    for found in attribution.attribute(experiment, params, split, rows):
+    for found in attributions:
         i, answers = found.row, targets.names(task)
         values = targets.values(task, found.outputs[None])[0]
         strings = None

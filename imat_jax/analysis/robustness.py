@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from imat_jax import config as configs
 from imat_jax import inference, metrics, rundir, sharding, tasks
 from imat_jax.analysis import corruptions, robustness_plots, runs
 from imat_jax.cli import UsageError, run
@@ -242,7 +243,7 @@ def main(argv: list[str]) -> None:
     rows: dict[str, list[dict]] = {}
     facts: dict[str, Any] = {}
     for name in f.workdir:
-        for workdir in runs.below(name):
+        for workdir in _row(name):
             experiment, params = runs.open_run(workdir)
             unknown = set(f.affected) - set(experiment.dims)
             if unknown:
@@ -271,6 +272,20 @@ def main(argv: list[str]) -> None:
         robustness_plots.subsets(table, facts, output / "subsets.png")
     print(text(table, facts))
     print(f"\n{output}/robustness.json curves.png subsets.png")
+
+
+def _row(path: str) -> list[pathlib.Path]:
+    """The finished runs of one row: seeds and folds of one configuration."""
+    found = runs.below(path)
+    first, *others = (configs.load(workdir).to_dict() for workdir in found)
+    for workdir, config in zip(found[1:], others, strict=True):
+        same = {"seed": first["seed"], "dataset": first["dataset"]}
+        if changed := configs.difference(first, config | same):
+            raise UsageError(
+                f"{path}: {workdir} differs from {found[0]} in {'; '.join(changed)}, and a row is "
+                "of one configuration; name the folders of each"
+            )
+    return found
 
 
 def _levels(values: Sequence[str]) -> tuple[float, ...]:

@@ -144,9 +144,9 @@ class MulT(nnx.Module):
         """
         keys = keys_of(deterministic, rngs)
         masks = masks_of(batch, self.modalities, self.modality_dropout, keys)
+        streams = {m: self._stream(m, batch[m], masks[m], keys) for m in self.modalities}
         if self.mode == "reference":
             masks = {m: jnp.ones_like(mask) for m, mask in masks.items()}
-        streams = {m: self._stream(m, batch[m], masks[m], keys) for m in self.modalities}
         last = []
         for m in self.targets:
             found = [
