@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import zlib
@@ -23,6 +24,8 @@ from jax.experimental import multihost_utils
 from imat_jax.cli import UsageError
 from imat_jax.data.corpus import DataError
 
+# How XLA says that a collective failed; on some paths as a plain ValueError.
+LOST = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|CANCELLED): ")
 HEARTBEAT = 60  # seconds without one, after which a process counts as dead
 
 
@@ -56,7 +59,7 @@ def processes() -> Iterator[None]:
         first = (str(error).splitlines() or [""])[0]
         if "RESOURCE_EXHAUSTED" in first:
             said = f"out of memory ({first}); docs/numerics.md lists what takes less"
-        elif isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
+        elif isinstance(error, jax.errors.JaxRuntimeError | TimeoutError) or LOST.match(first):
             said = f"another process is lost ({first}); the same command goes on from the last save"
         elif isinstance(error, UsageError | DataError):
             said = str(error)
