@@ -29,7 +29,7 @@ from imat_jax.data.dataset import Dataset
 from imat_jax.sweeping import executor as executors
 from imat_jax.sweeping import plan
 from imat_jax.sweeping.search import Search
-from imat_jax.sweeping.state import OVER, Job, Sweep, read
+from imat_jax.sweeping.state import OVER, Job, Sweep, read, results
 from imat_jax.sweeping.table import Table
 
 STOPPED = 143
@@ -82,8 +82,14 @@ class Listed:
         pass
 
 
-def run_all(source: Source, executor: executors.Executor, table: Table) -> None:
-    """Have all jobs of `source` done; a job that was only stopped is done again."""
+def run_all(
+    source: Source, executor: executors.Executor, table: Table, record: Callable[[], Any]
+) -> None:
+    """Have all jobs of `source` done; a job that was only stopped is done again.
+
+    Args:
+      record: called whenever jobs have ended.
+    """
     running: list[Job] = []
     ended: list[Job] = []  # latest, whose workers are free
     again: list[Job] = []
@@ -109,6 +115,8 @@ def run_all(source: Source, executor: executors.Executor, table: Table) -> None:
             else:
                 source.done(job, status)
             table.event(job, status)
+        if ended:
+            record()
 
 
 def _status(job: Job, died: str) -> str:
@@ -149,7 +157,10 @@ def describe(jobs: list[Job], sweep: Sweep) -> str:
 
 def updates(config: Mapping[str, Any]) -> int:
     size = Dataset.open(config["dataset"], OPEN).builder.info.splits["train"].num_examples
-    return config["steps"] or config["epochs"] * -(-size // config["batch_size"])
+    model = config["model"]  # whose context takes rows of each batch
+    rows = config["batch_size"] - model["context"] * (1 + model["bidirectional"])
+    rows = max(rows, 1)  # if it takes all, that run fails and says so, not the sweep
+    return config["steps"] or config["epochs"] * -(-size // rows)
 
 
 def finish(sweep: Sweep, jobs: Iterable[Job], **facts: Any) -> int:
@@ -173,8 +184,8 @@ def _interrupted(*_) -> None:
 
 
 @contextlib.contextmanager
-def _stopping(executor: executors.Executor) -> Iterator[None]:
-    """However it is left, no worker stays behind."""
+def _stopping(executor: executors.Executor, record: Callable[[], Any]) -> Iterator[None]:
+    """However it is left, no worker stays behind, and `record` is called after that."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -182,6 +193,7 @@ def _stopping(executor: executors.Executor) -> Iterator[None]:
         sys.exit(STOPPED)
     finally:
         executor.stop()
+        record()
 
 
 class _Making:
@@ -189,7 +201,8 @@ class _Making:
 
     def __init__(self, sweep: Sweep, f: flags.FlagValues):
         self._sweep, self._f, self.others = sweep, f, 0
-        self._tested = any(read(d).get("test") for d in sweep.directories())
+        # Also by `imat evaluate`, which does not write job.json.
+        self._tested = any(read(d).get("test") or "test" in results(d) for d in sweep.directories())
 
     def __call__(self, overrides: Mapping, config: Mapping, trial: Mapping | None = None) -> Job:
         data = fingerprint(config["dataset"])
@@ -215,7 +228,7 @@ def main(argv: list[str]) -> None:
     facts = {"command": shlex.join(sys.argv), "config": path}
     signal.signal(signal.SIGTERM, _interrupted)
     if f.trials:
-        status = _search(f, module, sweep, making, start, facts)
+        status = _search(f, argv, module, sweep, making, start, facts)
     else:
         status = _grid(f, argv, module, sweep, making, start, facts)
     sys.exit(status)
@@ -242,30 +255,33 @@ def _grid(f, argv, module, sweep: Sweep, making: _Making, start: Callable, facts
     for job in todo:
         making.note(job)
     facts |= {"seeds": seeds}
-    sweep.update(**facts)
+    record = functools.partial(sweep.update, **facts)
+    record()
     executor, table = start(), Table(len(jobs), done)
-    with _stopping(executor):
-        run_all(Listed(todo), executor, table)
+    with _stopping(executor, record):
+        run_all(Listed(todo), executor, table, record)
         status = finish(sweep, jobs, **facts)
         if f.test and status == 0:
-            facts |= {"test": "scored for every run, when all were finished"}
             unscored = [job for job in jobs if not job.read().get("test")]
             scoring = [dataclasses.replace(job, test=True) for job in unscored]
-            run_all(Listed(scoring), executor, Table(len(scoring), 0))
-            sweep.update(**facts)
+            run_all(Listed(scoring), executor, Table(len(scoring), 0), record)
+            sweep.update(**facts, test="scored for every run, when all were finished")
             print(f"test is scored: imat report {sweep.root}")
             status = 0 if all(job.read().get("test") for job in jobs) else 1
         return status
 
 
-def _search(f, module, sweep: Sweep, making: _Making, start: Callable, facts: dict) -> int:
+def _search(f, argv, module, sweep: Sweep, making: _Making, start: Callable, facts: dict) -> int:
     if not hasattr(module, "search"):
         raise UsageError(f"--trials: {module.__file__} has no search(trial) that says the space")
-    if f.grid or f.test or f.seeds not in (None, 1):
+    if f.grid or argv[1:] or f.test or f.seeds not in (None, 1):
         raise UsageError(
-            "--trials goes with neither --grid, --seeds nor --test: a search tries one seed on "
-            "validation; sweep what it finds over seeds, and score that on test"
+            "--trials goes with neither --grid, KEY=VALUE, --seeds nor --test: a search tries one "
+            "seed on validation; sweep what it finds over seeds, and score that on test. "
+            "--config.KEY=VALUE holds for all trials"
         )
+    if f.retry_failed:
+        raise UsageError("--trials: a trial that failed is over; --retry_failed is of a --grid")
     metadata = Dataset.open(f.config.dataset, OPEN).metadata
     task = tasks.make(metadata["task"], metadata["class_names"])
     base = plan.Run({}, f.config.to_dict(), fingerprint(f.config.dataset), plan.code_version())
@@ -285,9 +301,10 @@ def _search(f, module, sweep: Sweep, making: _Making, start: Callable, facts: di
     sweep.root.mkdir(parents=True, exist_ok=True)
     metric = f.config.selection or task.headline
     search = Search(sweep.root, f.storage, module.search, job, metric, base.key, f.trials)
+    record = lambda: sweep.update(**facts, search=search.facts())  # noqa: E731
     executor, table = start(), Table(f.trials, 0)
-    with contextlib.closing(search), _stopping(executor):
-        run_all(search, executor, table)
+    with contextlib.closing(search), _stopping(executor, record):
+        run_all(search, executor, table, record)
         status = finish(sweep, jobs, **facts, search=search.facts())
         best = search.facts().get("best")
         if best:

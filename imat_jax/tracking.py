@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pathlib
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -26,6 +27,9 @@ class Tracker(Protocol):
     def finish(self, results: Mapping[str, Any]) -> None:
         """What `results.json` holds; the run is over."""
 
+    def stop(self, failed: bool) -> None:
+        """The run ends without results: it failed, or else was pruned or stopped."""
+
 
 def start(names: Sequence[str], workdir: pathlib.Path, config) -> list[Tracker]:
     """The trackers called `names`, told the config.
@@ -34,6 +38,15 @@ def start(names: Sequence[str], workdir: pathlib.Path, config) -> list[Tracker]:
       UsageError: the package of one is not installed.
     """
     return [TRACKERS[name](workdir, config) for name in names]
+
+
+def stop(trackers: Sequence[Tracker], failed: bool) -> None:
+    """Tell all of them; one that does not answer does not hide what the run ended of."""
+    for tracker in trackers:
+        try:
+            tracker.stop(failed)
+        except Exception as error:
+            print(f"{type(tracker).__name__} was not told of the end: {error}", file=sys.stderr)
 
 
 class WandB:
@@ -56,7 +69,13 @@ class WandB:
 
     def finish(self, results: Mapping[str, Any]) -> None:
         self._run.summary.update(_numbers(results))
-        self._run.finish()
+        self._end(0)
+
+    def stop(self, failed: bool) -> None:
+        self._end(1)  # it knows of no third way to end
+
+    def _end(self, status: int) -> None:
+        self._run.finish(exit_code=status)
         self._wandb.teardown()  # or its own process may still be writing when this one ends
 
 
@@ -85,6 +104,9 @@ class MLflow:
         for key, value in _numbers(results).items():
             self._client.log_metric(self._id, f"results/{key}", value)
         self._client.set_terminated(self._id)
+
+    def stop(self, failed: bool) -> None:
+        self._client.set_terminated(self._id, status="FAILED" if failed else "KILLED")
 
 
 TRACKERS = {"wandb": WandB, "mlflow": MLflow}

@@ -53,6 +53,10 @@ SCORED = ("valid", "test")
 LAG = 2  # updates whose loss the host has not looked at yet, so that the device never waits for it
 
 
+class Pruned(Exception):
+    """Raised by `validated`: the run is not worth going on with."""
+
+
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.")
     flags.DEFINE_integer(
@@ -147,7 +151,7 @@ def train(
       track: names of `tracking.TRACKERS`.
       prepared: of the same config but for the seed, and the same `scored`.
       validated: called after each validation with the step and the score that selects; what it
-        raises ends the run.
+        raises, such as `Pruned`, ends the run.
     """
     ################################################################################
     # Experiment: config -> mesh, dataset, task, model, steps
@@ -276,6 +280,9 @@ def train(
             pending.append((step + 1, batch["id"], values))
             settle(LAG)
             bar.update()
+    except BaseException as error:
+        tracking.stop(trackers, failed=_failed(error))
+        raise
     finally:
         stop.restore()
         bar.close()
@@ -290,7 +297,11 @@ def train(
             rundir.read_metrics(workdir), experiment.selection, workdir / "plots/training.png"
         )
     splits = [s for s in dict.fromkeys(["valid", *scored]) if s in dataset.splits]
-    results = evaluate.evaluate(experiment, workdir, splits, infer)
+    try:
+        results = evaluate.evaluate(experiment, workdir, splits, infer)
+    except BaseException as error:
+        tracking.stop(trackers, failed=_failed(error))
+        raise
     for tracker in trackers:
         tracker.finish(results)
     selected = results["selected"]
@@ -301,6 +312,10 @@ def train(
         f"{workdir}/results.json, {workdir}/plots"
     )
     return results
+
+
+def _failed(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, Pruned)
 
 
 def _better(value: float, best: float, metric: str) -> bool:

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from imat_jax import cli, rundir, sweep
+from imat_jax import cli, rundir, sweep, train
 from imat_jax.sweeping import plan, search
 from imat_jax.sweeping.state import Job, Sweep
 
@@ -51,7 +51,7 @@ class Invented:
                     raise KeyboardInterrupt
                 validated(step, score)
                 best = max(best, score)
-        except search.Pruned:
+        except train.Pruned:
             job.write(status="pruned")
             return True
         results = {"selected": {"metric": "acc", "valid": best}}
@@ -75,7 +75,8 @@ def start(root, trials, base="base"):
 def go(root, trials, **kw):
     executor = Invented(**kw)
     with contextlib.closing(start(root, trials)) as found:
-        sweep.run_all(found, executor, sweep.Table(trials, 0))
+        record = lambda: Sweep(root).update(search=found.facts())  # noqa: E731
+        sweep.run_all(found, executor, sweep.Table(trials, 0), record)
         return executor.started, found.facts()
 
 
@@ -140,6 +141,30 @@ def test_two_sweeps_share_a_search(opened):
         Invented()._run(job)
         second.done(job, "finished")
     assert second.next(None) is None and second.facts()["trials"] == {"complete": 4}
+
+
+def test_a_trial_whose_process_was_killed_before_it_had_parameters_is_no_trial(opened):
+    class Killed(BaseException):
+        pass
+
+    def killed(trial):
+        trial.suggest_float("optim.lr", 1e-4, 1e-1, log=True)
+        raise Killed
+
+    first, second = opened(2), opened(2)
+    first._space = killed
+    with pytest.raises(Killed):
+        first.next(None)
+    jobs = [second.next(None)]
+    assert second.facts()["trials"] == {"running": 2}  # its process may still be at it
+    first.close()
+    jobs.append(second.next(None))
+    assert [t.state.name for t in second._study.trials] == ["FAIL", "RUNNING", "RUNNING"]
+    assert None not in jobs and second.next(None) is None
+    for job in jobs:
+        Invented()._run(job)
+        second.done(job, "finished")
+    assert second.facts()["trials"] == {"complete": 2}
 
 
 def test_a_failure_is_a_failed_trial(opened):

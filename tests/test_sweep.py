@@ -1,9 +1,11 @@
 """Sweeps: which runs there are, what is kept of them, and that none of them sees the test split."""
 
+import concurrent.futures
 import dataclasses
 import json
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from programs import run, small_flags
 from configs import common
 from imat_jax import cli, rundir, sweep
 from imat_jax import config as configs
+from imat_jax.data import loader
 from imat_jax.data.corpus import DataError
 from imat_jax.data.dataset import Dataset
 from imat_jax.sweeping import executor, local, plan
@@ -148,6 +151,7 @@ def test_runs_of_other_code_are_taken_only_if_asked(swept, poisoned, tmp_path):
         (["--grid=model.wdith=1"], "no config key 'model.wdith'; model has"),
         (["--grid=model.width=big"], "model.width='big' is no int, as 8 is"),
         (["--grid=model.width"], "--grid takes KEY=VALUE,VALUE"),
+        (["--grid=selection=acc,wf1"], "selection cannot be swept"),
         (["--trials=3"], "has no search(trial)"),
         (["--options=x=1"], "--executor=local has no options, such as x"),
     ],
@@ -202,6 +206,104 @@ def test_the_version_of_the_code_is_that_of_its_files(tmp_path, monkeypatch):
     assert version() != before
 
 
+def ended(root, seed, code="old", status="finished", valid=0.5, **results):
+    """A run of which no more is there than what a sweep reads."""
+    one = plan.Run({"seed": seed}, {"seed": seed}, "d", code)
+    job = Job(str(root / "runs" / one.name), ".", one)
+    job.write(status=status, attempts=0 if status == "waiting" else 1, seconds=1.0)
+    if status == "finished":
+        scores = {"selected": {"metric": "acc", "valid": valid}} | results
+        rundir.write_json(pathlib.Path(job.directory) / "results.json", scores)
+    return job
+
+
+def test_a_finished_run_counts_until_one_of_the_new_code_is_finished(tmp_path):
+    ended(tmp_path, 0)
+    new = ended(tmp_path, 0, plan.code_version(), "waiting")
+    summary = Sweep(tmp_path).update()
+    assert summary["configurations_tried"] == 1 and summary["runs"] == {"finished": 1}
+    assert summary["configurations"][0]["mean"] == 0.5
+    new.write(status="failed", attempts=1)
+    assert Sweep(tmp_path).update()["runs"] == {"finished": 1}
+    ended(tmp_path, 0, plan.code_version(), valid=0.75)
+    summary = Sweep(tmp_path).update()
+    assert summary["configurations"][0]["mean"] == 0.75 and summary["configurations_tried"] == 1
+
+
+def test_a_run_that_was_stopped_is_a_configuration_that_was_tried(tmp_path):
+    ended(tmp_path, 0, status="stopped")
+    ended(tmp_path, 0, plan.code_version(), "waiting")
+    assert Sweep(tmp_path).update()["configurations_tried"] == 1
+
+
+def test_sweep_json_is_written_when_a_sweep_is_stopped(tmp_path):
+    class Stopping:
+        def stop(self):
+            ended(tmp_path, 0, status="stopped")
+
+    with pytest.raises(SystemExit) as end, sweep._stopping(Stopping(), Sweep(tmp_path).update):
+        raise KeyboardInterrupt
+    assert end.value.code == sweep.STOPPED
+    assert json.loads((tmp_path / "sweep.json").read_text())["runs"] == {"stopped": 1}
+
+
+def test_test_scores_by_evaluate_mark_later_runs(tmp_path):
+    flags = types.SimpleNamespace(other_code=False, track=[])
+    ended(tmp_path, 0)
+    assert not sweep._Making(Sweep(tmp_path), flags)._tested
+    ended(tmp_path, 1, test={"acc": 0.5})
+    assert sweep._Making(Sweep(tmp_path), flags)._tested
+
+
+def test_two_processes_may_write_one_job(tmp_path):
+    one = ended(tmp_path, 0, status="waiting")
+
+    def write(name):
+        for i in range(40):
+            one.write(**{f"{name}{i}": i})
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:  # a lock is of the open file
+        list(pool.map(write, "abcd"))
+    assert {f"{name}{i}" for name in "abcd" for i in range(40)} <= set(one.read())
+
+
+def test_context_takes_rows_of_each_batch(tiny_dataset):
+    config = common.get_config()
+    config.dataset, config.batch_size, config.epochs = str(tiny_dataset.path), 16, 3
+    for both in (False, True):
+        config.model.context, config.model.bidirectional = 3, both
+        split = loader.Split(
+            tiny_dataset, "train", modalities=("text",), batch_size=16, buckets=[(8,)],
+            context=(3, both),
+        )  # fmt: skip
+        assert sweep.updates(config.to_dict()) == 3 * split.steps_per_epoch
+    config.model.context = 16  # the run itself says that this is wrong
+    assert sweep.updates(config.to_dict()) > 0
+
+
+@pytest.mark.parametrize("axis", ["given", "product"])
+def test_scores_of_different_metrics_are_not_ranked(axis):
+    overrides = {"given": [{}], "product": [{}]} | {axis: [{"selection": "acc"}]}
+    with pytest.raises(cli.UsageError, match="selection cannot be swept"):
+        plan.expand(common.get_config(), **overrides, seeds=1)
+
+
+@pytest.mark.parametrize(("argv", "changes"), [(["optim.lr=1"], {}), ([], {"retry_failed": True})])
+def test_a_search_refuses_what_it_would_not_do(tmp_path, argv, changes):
+    names = {"grid": [], "test": False, "seeds": None, "retry_failed": False} | changes
+    module = types.SimpleNamespace(search=lambda trial: {})
+    with pytest.raises(cli.UsageError, match="--trials"):
+        sweep._search(
+            types.SimpleNamespace(**names),
+            ["sweep", *argv],
+            module,
+            Sweep(tmp_path),
+            None,
+            None,
+            {},
+        )
+
+
 def test_workers_have_gpus_of_their_own(monkeypatch):
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
@@ -246,7 +348,10 @@ def test_a_job_that_was_stopped_is_done_again_and_a_death_is_a_failure(tmp_path)
         for s in (0, 1)
     ]
     flaky = Flaky()
-    sweep.run_all(sweep.Listed(jobs), flaky, sweep.Table(2, 0))
+    counts = []
+    record = lambda: counts.append(Sweep(tmp_path).update()["runs"])  # noqa: E731
+    sweep.run_all(sweep.Listed(jobs), flaky, sweep.Table(2, 0), record)
+    assert counts == [{"stopped": 1}, {"finished": 1}, {"finished": 1, "failed": 1}]
     assert [j.run.config["seed"] for j in flaky.submitted] == [0, 0, 1]
     assert [j.read()["status"] for j in jobs] == ["finished", "failed"]
     assert jobs[1].read()["error"].endswith("its process ended with status -9")

@@ -1,11 +1,14 @@
 """Reports to others' trackers: offline, and where they are not installed."""
 
 import sys
+import types
 
 import pytest
+from programs import SMALL
 
 from configs import common
-from imat_jax import cli, rundir, tracking
+from imat_jax import cli, rundir, tracking, train
+from imat_jax.data.corpus import DataError
 
 RESULTS = {"valid": {"acc": 0.5}, "protocol": "p", "selected": {"step": 3}}
 
@@ -43,6 +46,51 @@ def test_a_tracker_gets_what_the_files_get(tmp_path):
     writer.write(2, {"valid/acc": 0.25})
     writer.close()
     assert list(heard.lines) == rundir.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"), [(train.Pruned(), False), (SystemExit(143), False), (DataError("x"), True)]
+)
+def test_a_run_without_results_is_ended(tiny_dataset, tmp_path, monkeypatch, error, failed):
+    heard = []
+
+    class Tracker:
+        def __init__(self, workdir, config):
+            pass
+
+        def stop(self, failed):
+            heard.append(failed)
+
+    class Broken(Tracker):
+        def stop(self, failed):
+            raise ConnectionError("no answer")
+
+    def validate(*_):
+        raise error
+
+    monkeypatch.setitem(tracking.TRACKERS, "broken", Broken)
+    monkeypatch.setitem(tracking.TRACKERS, "other", Tracker)
+    monkeypatch.setattr(train, "validate", validate)
+    config = common.get_config()
+    config.dataset = str(tiny_dataset.path)
+    config.update_from_flattened_dict(SMALL)
+    with pytest.raises(type(error)):
+        train.train(config, tmp_path, track=["broken", "other"])
+    assert heard == [failed]
+
+
+def test_mlflow_is_told_how_a_run_ended(tmp_path, monkeypatch):
+    told = []
+
+    class Client:
+        def __getattr__(self, name):
+            return lambda *a, **kw: told.append((name, *a, *kw.values()))
+
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=Client))
+    (tmp_path / "mlflow_id").write_text("7")
+    tracker = tracking.MLflow(tmp_path, common.get_config())
+    tracker.stop(failed=True), tracker.stop(failed=False)
+    assert told[1:] == [("set_terminated", "7", "FAILED"), ("set_terminated", "7", "KILLED")]
 
 
 @pytest.mark.filterwarnings("ignore")

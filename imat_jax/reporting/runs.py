@@ -15,6 +15,7 @@ from imat_jax import config as configs
 from imat_jax import tasks
 from imat_jax.cli import UsageError
 from imat_jax.data.corpus import MODALITIES, DataError
+from imat_jax.sweeping.state import Sweep, summarize
 
 # The columns of each task, by the metrics' names; the first is the headline.
 COLUMNS = {
@@ -115,7 +116,7 @@ class Found:
     Attributes:
       unfinished: run directories without results that did not fail.
       failed: {run of a sweep that failed: the end of what it said}.
-      sweeps: {sweep: its sweep.json}.
+      sweeps: {sweep: its sweep.json, with the counts of its runs as they are now}.
     """
 
     runs: tuple[Run, ...]
@@ -149,8 +150,20 @@ def collect(paths: Iterable[str]) -> Found:
                 unfinished[workdir.resolve()] = workdir
         above = [p / "sweep.json" for p in path.absolute().parents]
         for record in [*path.rglob("sweep.json"), *filter(pathlib.Path.is_file, above)]:
-            sweeps[record.parent] = _read(record)
+            sweeps[record.parent] = _sweep(record)
     return Found(tuple(runs.values()), tuple(unfinished.values()), failed, sweeps)
+
+
+def _sweep(record: pathlib.Path) -> dict[str, Any]:
+    # Runs may have ended, or been scored on test by `imat evaluate`, since it was written.
+    root = record.parent
+    directories = Sweep(root).directories()
+    try:
+        return _read(record) | (summarize(directories, root) if directories else {})
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{root}/runs: a job.json or results.json cannot be read: {error}"
+        ) from error
 
 
 def _read(path: pathlib.Path) -> Any:

@@ -101,11 +101,16 @@ def expand(
       given: override dicts of the config's `sweep()`, or [{}]. One that has a seed keeps it.
 
     Raises:
-      UsageError: a key that does not exist, or a value of another type.
+      UsageError: a key that does not exist, or a value of another type; or `selection`.
     """
     found = {}
     for one, other in itertools.product(given, list(product)):
         both = {**one, **other}
+        if "selection" in both:
+            raise UsageError(
+                "selection cannot be swept: scores of different metrics do not rank; "
+                "--config.selection=METRIC sets it for all runs"
+            )
         for seed in [both["seed"]] if "seed" in both else range(seeds):
             new = configs.override(config, both | {"seed": seed})
             flat = configs.flatten(new)

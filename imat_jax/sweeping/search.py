@@ -3,8 +3,8 @@
 The space is the config's `search(trial) -> overrides`, in Optuna's own terms. Trials are kept in a
 journal beside the sweep, or in a database; sweeps of several hosts that share both are one search.
 The parameters of trial n depend only on the trials before it, so that a search that was killed goes
-on to what it would have been, with one run at a time; a trial that was under way is trained to its
-end.
+on to what it would have been, with one run at a time; a trial that was under way resumes from its
+last checkpoint, and may still be pruned.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from imat_jax import tasks
 from imat_jax.cli import UsageError
 from imat_jax.sweeping.executor import package
 from imat_jax.sweeping.state import OVER, Job
+from imat_jax.train import Pruned
 
 STARTUP = 5  # trials that are trained to the end before any is pruned
-
-
-class Pruned(Exception):
-    """The run is not worth going on with."""
 
 
 def pruner(trial: Mapping[str, Any]) -> Callable[[int, float], None]:
@@ -102,27 +99,37 @@ class Search:
     def next(self, after: Job | None) -> Job | None:
         """The trial to run next: one that was left under way, else a new one, else none."""
         running = [t for t in self._study.trials if t.state.name == "RUNNING"]
-        for trial in running:
-            if trial.number in self._mine.values():
+        for left in running:
+            given = left.user_attrs
+            if left.number in self._mine.values() or not _gone(given.get("owner")):
                 continue
-            given = trial.user_attrs  # without overrides it has only just begun
-            if "overrides" in given and _gone(pathlib.Path(given["owner"])):
-                return self._take(trial.number, trial._trial_id, given["overrides"])
-        count = len(self._study.trials)
-        if count >= self._wanted:
+            if "overrides" in given:
+                trial = self._optuna.trial.Trial(self._study, left._trial_id)
+                trial.set_user_attr("owner", str(self._owner))
+                return self._take(trial, given["overrides"])
+            # Its process was killed before it had all its parameters: it tried nothing.
+            failed = self._optuna.trial.TrialState.FAIL
+            self._study.tell(left.number, state=failed, skip_if_finished=True)
+        if len(self._begun()) >= self._wanted:
             return None
         # Anew for each trial, so that it does not matter which process asks, and when.
+        count = len(self._study.trials)
         self._study.sampler = self._optuna.samplers.TPESampler(seed=count)
         trial = self._study.ask()
-        overrides = dict(self._space(trial))
-        return self._take(trial.number, trial._trial_id, overrides)
+        trial.set_user_attr("owner", str(self._owner))  # first: the space may take its time
+        return self._take(trial, dict(self._space(trial)))
 
-    def _take(self, number: int, identifier: int, overrides: Mapping[str, Any]) -> Job:
-        spec = {"storage": self._storage, "study": self._name, "trial": identifier}
+    def _begun(self) -> list[Any]:
+        """The trials, but for those that ended before they had parameters."""
+        return [
+            t for t in self._study.trials
+            if t.state.name != "FAIL" or "overrides" in t.user_attrs
+        ]  # fmt: skip
+
+    def _take(self, trial: Any, overrides: Mapping[str, Any]) -> Job:
+        spec = {"storage": self._storage, "study": self._name, "trial": trial._trial_id}
         job = self._job(overrides, spec)
-        self._mine[identifier] = number
-        trial = self._optuna.trial.Trial(self._study, identifier)
-        trial.set_user_attr("owner", str(self._owner))
+        self._mine[trial._trial_id] = trial.number
         trial.set_user_attr("directory", job.directory)
         trial.set_user_attr("overrides", dict(overrides))
         return job
@@ -145,7 +152,7 @@ class Search:
 
     def facts(self) -> dict[str, Any]:
         """For sweep.json: how many trials there were, and the best."""
-        trials = self._study.trials
+        trials = self._begun()
         found: dict[str, Any] = {
             "storage": self._storage,
             "trials": dict(collections.Counter(t.state.name.lower() for t in trials)),
@@ -157,10 +164,12 @@ class Search:
         return found
 
 
-def _gone(owner: pathlib.Path) -> bool:
-    """The process that holds that lock is no more."""
+def _gone(owner: str | None) -> bool:
+    """The process that held that lock is no more; of a trial without one that is not known."""
+    if owner is None:
+        return False
     try:
-        with owner.open("r+") as file:
+        with open(owner, "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

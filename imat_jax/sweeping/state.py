@@ -3,6 +3,7 @@
     SWEEP/sweep.json              all that was tried, with validation scores; kept up to date
     SWEEP/runs/NAME-KEY/          a run directory, as of `train`, and besides
         job.json                  status, seconds, and of a failure its last lines
+        job.lock                  held while job.json is written, by whichever process
         log.txt                   what the run printed, over all attempts
 
 A run has one worker at a time: it holds a lock on RUN/lock, which the system releases when it dies.
@@ -55,7 +56,8 @@ class Job:
         path.mkdir(parents=True, exist_ok=True)
         parts = {"key": run.key, "content": run.content, "group": run.group, "code": run.code}
         fixed = parts | {"overrides": dict(run.overrides)}
-        rundir.write_json(path / "job.json", fixed | self.read() | changes)
+        with locked(path / "job.lock"):  # not RUN/lock, which a worker holds all the time
+            rundir.write_json(path / "job.json", fixed | self.read() | changes)
 
     def tail(self) -> str:
         """The last lines of what the run printed."""
@@ -70,6 +72,12 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         return {"status": "waiting", "seconds": 0.0, "attempts": 0}
     return json.loads(path.read_text())
+
+
+def results(directory: pathlib.Path) -> dict[str, Any]:
+    """The run's results.json; empty before it has any."""
+    path = directory / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 @contextlib.contextmanager
@@ -112,25 +120,26 @@ class Sweep:
         with locked(self.root / "lock"):
             path = self.root / "sweep.json"
             before = json.loads(path.read_text()) if path.is_file() else {}
-            summary = before | facts | _summary(self.directories(), self.root)
+            summary = before | facts | summarize(self.directories(), self.root)
             rundir.write_json(path, summary)
         return summary
 
 
-def _summary(directories: list[pathlib.Path], root: pathlib.Path) -> dict[str, Any]:
+def summarize(directories: list[pathlib.Path], root: pathlib.Path) -> dict[str, Any]:
     """Every configuration that was ever tried in this sweep, best validation score first."""
     chosen: dict[str, tuple] = {}  # {content: run}; of several versions of the code, one
-    rank = lambda job: (job["code"] == plan.code_version(), job["status"] == "finished")  # noqa: E731
-    tested, metric = 0, None
+    rank = lambda job: (job["status"] == "finished", job["code"] == plan.code_version())  # noqa: E731
+    tested, metric, attempted = 0, None, set()
     for directory in directories:
-        job, results = read(directory), {}
-        if (directory / "results.json").is_file():
-            results = json.loads((directory / "results.json").read_text())
-            tested += "test" in results
-            metric = results["selected"]["metric"]
+        job, scores = read(directory), results(directory)
+        tested += "test" in scores
+        if scores:
+            metric = scores["selected"]["metric"]
+        if job["attempts"]:
+            attempted.add(job["group"])
         before = chosen.get(job["content"])
         if before is None or rank(job) > rank(before[1]):
-            chosen[job["content"]] = (directory, job, results)
+            chosen[job["content"]] = (directory, job, scores)
     groups: dict[str, list] = collections.defaultdict(list)
     for run in chosen.values():
         groups[run[1]["group"]].append(run)
@@ -139,7 +148,7 @@ def _summary(directories: list[pathlib.Path], root: pathlib.Path) -> dict[str, A
     unscored = lambda c: (c["mean"] is None, sign * (c["mean"] or 0))  # noqa: E731
     return {
         "metric": f"valid/{metric}",
-        "configurations_tried": sum(any(j["attempts"] for _, j, _ in g) for g in groups.values()),
+        "configurations_tried": len(attempted),
         "runs": dict(collections.Counter(job["status"] for _, job, _ in chosen.values())),
         "runs_of_other_code": len(directories) - len(chosen),
         "runs_with_test_scores": tested,

@@ -60,7 +60,7 @@ def _run(job: Job, directory: pathlib.Path) -> str:
     try:
         with rundir.room(directory):
             _score_test(job, directory) if job.test else _train(job, directory)
-    except search.Pruned:
+    except train.Pruned:
         return "pruned"
     except SystemExit as end:  # SIGTERM; or a scheduler that will run this job again
         if end.code != train.PREEMPTED:
