@@ -235,7 +235,7 @@ def main(argv: list[str]) -> None:
 
 
 def _grid(f, argv, module, sweep: Sweep, making: _Making, start: Callable, facts: dict) -> int:
-    given = list(module.sweep()) if hasattr(module, "sweep") else [{}]
+    given = list(module.sweep(f.config)) if hasattr(module, "sweep") else [{}]
     product = plan.grid([*f.grid, *argv[1:]])
     seeds = 5 if f.seeds is None else f.seeds
     jobs = [making(*pair) for pair in plan.expand(f.config, given, product, seeds)]
