@@ -181,6 +181,19 @@ def test_npz_is_read_ragged(tmp_path):
     np.testing.assert_array_equal(got.read(one.row)["text"], [[3, 4, 5], [6, 7, 8]])
 
 
+def test_npz_arrays_are_picked_by_name(tmp_path):
+    vectors = np.asarray([[1, 2], [3, 4]], np.float16)
+    path = write_npz(tmp_path / "c.npz", pooled=vectors)
+    got = npz.corpus(path, features={"audio": "pooled"})
+    assert {m: modality.dim for m, modality in got.modalities.items()} == {"text": 3, "audio": 2}
+    np.testing.assert_array_equal(got.read(1)["audio"], [[3, 4]])
+    with pytest.raises(DataError, match="no array 'other', which --features names for audio"):
+        npz.corpus(path, features={"audio": "other"})
+    for wrong in ({"face": "pooled"}, {"audio": "text"}):
+        with pytest.raises(DataError, match="names an array for each of"):
+            npz.corpus(path, features=wrong)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

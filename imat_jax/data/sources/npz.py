@@ -3,6 +3,9 @@
     ids [N], split [N], label [N] or [N, K], and for each modality M:
     M [frames of all utterances, D], M_offsets [N + 1]        M in text, audio, vision
 
+An array [N, D] without offsets holds one vector an utterance: one frame. Arrays of other names, of
+which one file may hold several a modality, are picked with `--features=audio=NAME`.
+
 Optional: `video` or `actor` [N] (the group), `utt_idx` [N] (the order), `transcript` [N],
 `label_names` [K]. Integer labels are classes; a real label is sentiment in [-3, 3]; a matrix of
 real labels is a multilabel one. Nothing is unpickled.
@@ -11,6 +14,7 @@ real labels is a multilabel one. Nothing is unpickled.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,17 +25,21 @@ from imat_jax.data.lazy import Array, read_npz
 GROUPS = ("video", "actor", "speaker", "group")
 
 
-def corpus(path: str | pathlib.Path) -> Corpus:
+def corpus(path: str | pathlib.Path, features: Mapping[str, str] | None = None) -> Corpus:
     """Read an archive of the layout above.
 
     Args:
       path: the `.npz` file.
+      features: {modality: name of its array}, where it is not called like the modality.
 
     Raises:
       DataError: the file or one of its arrays does not have the layout; names both.
     """
     path = pathlib.Path(path)
-    arrays = _load(path)
+    names = {m: m for m in MODALITIES} | dict(features or {})
+    if set(names) - set(MODALITIES) or len(set(names.values())) < len(names):
+        raise DataError(f"--features names an array for each of {MODALITIES}, not {features}")
+    arrays = _load(path, names)
     count = _check(path, arrays)
     modalities = {m: Modality(dim=arrays[m].shape[1]) for m in MODALITIES if m in arrays}
     kind, names, values = _annotation(path, arrays)
@@ -94,15 +102,21 @@ def _annotation(
     return "emotions", names, label.astype(float).tolist()
 
 
-def _load(path: pathlib.Path) -> dict[str, np.ndarray | Array]:
+def _load(path: pathlib.Path, names: Mapping[str, str]) -> dict[str, np.ndarray | Array]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; --input takes the .npz archive")
     known = {"ids", "split", "label", "label_names", "transcript", "utt_idx", *GROUPS}
-    return read_npz(path, known | {name for m in MODALITIES for name in (m, f"{m}_offsets")})
+    stored = {name: m for m, name in names.items()}
+    stored |= {f"{name}_offsets": f"{m}_offsets" for m, name in names.items()}
+    arrays = read_npz(path, known | stored.keys())
+    for m, name in names.items():
+        if name != m and name not in arrays:
+            raise DataError(f"{path}: no array {name!r}, which --features names for {m}")
+    return {stored.get(name, name): array for name, array in arrays.items()}
 
 
 def _check(path: pathlib.Path, arrays: dict[str, np.ndarray | Array]) -> int:
-    """All arrays are there and fit each other; returns the number of utterances."""
+    """All arrays are there and fit each other, given offsets; returns the number of utterances."""
     missing = [name for name in ("ids", "split", "label") if name not in arrays]
     if missing:
         raise DataError(f"{path}: no array {missing[0]!r}; it holds {sorted(arrays)}")
@@ -113,6 +127,9 @@ def _check(path: pathlib.Path, arrays: dict[str, np.ndarray | Array]) -> int:
         if name in arrays and len(arrays[name]) != count:
             raise DataError(f"{path}: `{name}` has {len(arrays[name])} rows; `ids` has {count}")
     present = [m for m in MODALITIES if m in arrays]
+    for m in present:  # a vector an utterance: one frame each
+        if arrays[m].ndim == 2 and len(arrays[m]) == count:
+            arrays.setdefault(f"{m}_offsets", np.arange(count + 1))
     if not present:
         raise DataError(f"{path}: none of the modalities {MODALITIES}; it holds {sorted(arrays)}")
     for m in present:
