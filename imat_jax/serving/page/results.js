@@ -1,0 +1,70 @@
+/** Draws an answer: what it is, what it rests on, how it went over time. */
+
+import { drawAnswer, named, sentence } from "./answer.js";
+import { announce } from "./announcer.js";
+import { drawContributions } from "./contributions.js";
+import { $ } from "./dom.js";
+import { scaleOf } from "./scale.js";
+import { curve, restricted, there } from "./subsets.js";
+import { drawTimeline } from "./timeline.js";
+import { drawWords } from "./transcript.js";
+
+const SHOWN = 30; // seconds of live answers
+
+/** The cards that an answer fills. */
+export function hideResults() {
+  for (const id of ["answer-card", "switch-card", "words-card", "time-card"]) $(id).hidden = true;
+}
+
+/** The answer of /predict as it is from the modalities `on` alone. */
+export function drawClip(facts, answer, on) {
+  const one = restricted(answer, on);
+  const whole = one === answer;
+  const windows = answer.windows ?? [];
+  const points = curve(windows, on);
+  const scale = scaleOf(facts.task, [one.prediction.values, ...windows.flatMap((w) => Object.values(w.subsets))]);
+  const note = whole ? "Of the whole clip." : `Of the whole clip, from ${on.join(" and ")} alone.`;
+  drawOne(facts, one, { scale, whole, note });
+  drawWords({ words: answer.words, text: answer.transcript, on: on.includes("text") });
+  drawTimeline({
+    points,
+    names: facts.values,
+    scale,
+    domain: [0, answer.seconds],
+    top: named(one.prediction),
+    wave: answer.waveform ? { ...answer.waveform, start: 0 } : null,
+  });
+}
+
+/** The newest of the live answers, and how they went. */
+export function drawLive(facts, updates, wave, on, window) {
+  const one = updates.at(-1);
+  const shown = updates.filter((u) => u.time > one.time - SHOWN);
+  const points = shown.map((u) => ({ time: u.time, values: u.prediction.values }));
+  const scale = scaleOf(facts.task, points.map((p) => p.values));
+  const note = there(one.subsets).length
+    ? `Of the last ${window} seconds.`
+    : "Nothing was seen or heard: this is what the model says of nothing.";
+  drawOne(facts, one, { scale, whole: true, note });
+  drawWords({ words: one.words, text: "", on: on.includes("text") });
+  const start = Math.max(0, one.time - SHOWN);
+  drawTimeline({
+    points,
+    names: facts.values,
+    scale,
+    domain: [start, Math.max(one.time, start + 10)],
+    top: named(one.prediction),
+    wave,
+  });
+}
+
+function drawOne(facts, one, { scale, whole, note }) {
+  const { prediction, contributions, base } = one;
+  const { task, coverage, values: names } = facts;
+  $("answer-card").hidden = $("switch-card").hidden = $("download-row").hidden = false;
+  drawAnswer({ prediction, scale, task, names, coverage, whole, note });
+  const name = named(prediction);
+  drawContributions({ contributions, base, prediction, name, names, scale });
+  // While numbers move, the name alone is worth saying.
+  announce(whole ? named(prediction) : sentence(prediction, scale, task));
+}
