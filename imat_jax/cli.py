@@ -21,6 +21,7 @@ VERBS = {
     "predict": "what a run says of media files",
     "sweep": "train over values and seeds, or search; started again, it goes on",
     "report": "tables and a page over runs: deviations, intervals, tests",
+    "export": "a run as StableHLO, for use without the training code",
     "reproduce": "run an experiment again and judge its numbers",
     "compare": "what two runs differ in",
     "robustness": "score a run with less: modalities, frames, noise",
