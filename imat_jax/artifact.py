@@ -31,7 +31,7 @@ ROWS = 64  # of a batch, at most
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
 KEYS = (
     "task", "values", "outputs", "headline", "modalities", "dtype", "lengths", "extraction",
-    "calibration", "attention", "platforms", "run", "metrics", "files",
+    "base", "calibration", "attention", "platforms", "run", "metrics", "files",
 )  # fmt: skip
 
 
@@ -97,6 +97,11 @@ class Artifact:
         rows = [self._row(example) for example in examples]
         blocks = (rows[k : k + ROWS] for k in range(0, len(rows), ROWS))
         return [answer for block in blocks for answer in self._block(block)]
+
+    def bucket(self, example: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+        """The padded length of each modality: examples of one bucket are computed together best."""
+        facts = self.modalities.items()
+        return tuple(self._padded(len(example.get(m, ())), f["max_frames"]) for m, f in facts)
 
     def subsets(self, example: Mapping[str, np.ndarray]) -> dict[frozenset[str], np.ndarray]:
         """{modalities: values [V]} of every nonempty subset of those that the example has."""

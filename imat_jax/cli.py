@@ -27,6 +27,7 @@ VERBS = {
     "robustness": "score a run with less: modalities, frames, noise",
     "calibrate": "how sure a run is: ECE, temperature, conformal sets",
     "explain": "what a prediction rests on, a page an utterance",
+    "serve": "a service and a page over an exported run",
 }
 # Verbs whose module is not called as they are.
 MODULES = {

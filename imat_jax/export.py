@@ -17,7 +17,7 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ from jax import export as jax_export
 from imat_jax import artifact, model_card, rundir, sharding, tasks, windows
 from imat_jax import config as configs
 from imat_jax import experiment as experiments
-from imat_jax.analysis import calibration, confidence, conformal
+from imat_jax.analysis import calibration, confidence, conformal, targets
 from imat_jax.analysis import runs as analysed
 from imat_jax.checkpoint import Checkpoints
 from imat_jax.cli import UsageError, run
@@ -85,6 +85,7 @@ def export(
     checkpoints.close()
     manifest = describe(net, metadata)
     manifest["calibration"] = calibrate(net.task, *found) if (found := valid(workdir)) else None
+    manifest["base"] = base(workdir, net.task)
     manifest["run"] = {
         "config": without_paths(config.to_dict()),
         "environment": without_paths(_json(workdir / "environment.json", but=("command",))),
@@ -138,6 +139,7 @@ def describe(net: Network, metadata: Mapping[str, Any]) -> dict[str, Any]:
         "lengths": list(windows.LADDER),
         "extraction": recipe,
         "calibration": None,
+        "base": None,
     }
 
 
@@ -273,6 +275,17 @@ def _compare(
     off = np.abs(found - wanted).max()
     if not off <= CLOSE * max(1.0, np.abs(wanted).max()):
         raise UsageError(f"the exported program is off the run's outputs by {off:.2g}; not written")
+
+
+def base(workdir: pathlib.Path, task: Task) -> list[float] | None:
+    """[V]: what is best said where nothing is seen, by the training labels; None without them."""
+    try:
+        dataset = experiments.make(configs.load(workdir)).dataset
+        rundir.check_dataset(workdir, dataset)
+    except (DataError, UsageError) as error:
+        print(f"no contributions of modalities: {error}", file=sys.stderr)
+        return None
+    return targets.constant(task, dataset.index("train")["label"]).tolist()
 
 
 def valid(workdir: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:

@@ -1,4 +1,4 @@
-"""What is said of an utterance: probabilities with every set of modalities, and what they rest on."""
+"""What is said of an utterance, with every set of modalities, and what it rests on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def explained(artifact: Artifact, answers: Sequence[Answer], frames: Frames) -> 
     """The prediction and what it rests on, of the answers to `rows(frames)`.
 
     "contributions" are Shapley values of the modalities that are there: with "base", what is
-    answered where nothing is seen, they add up to the prediction.
+    answered where nothing is seen, they add up to the prediction; of an artefact that does not
+    know that, neither is there.
     """
     here = present(frames)
     found: dict[str, Any] = {
@@ -51,13 +52,12 @@ def explained(artifact: Artifact, answers: Sequence[Answer], frames: Frames) -> 
         "frames": {m: answers[0].frames.get(m, 0) for m in artifact.modalities},
     }
     base = artifact.manifest["base"]
-    value = {(): np.asarray(base, float)}
-    value |= {s: a.values for s, a in zip(subsets(here), answers, strict=True)}
-    parts = shapley(here, value)
-    found["base"] = _by_name(artifact, value[()])
-    found["contributions"] = {
-        m: _by_name(artifact, part) for m, part in zip(here, parts, strict=True)
-    }
+    if base is not None:
+        value = {(): np.asarray(base, float)}
+        value |= {s: a.values for s, a in zip(subsets(here), answers, strict=True)}
+        parts = zip(here, shapley(here, value), strict=True)
+        found["base"] = _by_name(artifact, value[()])
+        found["contributions"] = {m: _by_name(artifact, part) for m, part in parts}
     return found
 
 

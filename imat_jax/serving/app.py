@@ -92,9 +92,7 @@ class Service:
         s = self.settings
         async with contextlib.AsyncExitStack() as stack:
             self.batcher = await stack.enter_async_context(
-                Batcher(
-                    self.artifact.predict, self.artifact.bucket, rows=s.rows, waiting=s.waiting
-                )
+                Batcher(self.artifact.predict, self.artifact.bucket, rows=s.rows, waiting=s.waiting)
             )
             if self.extractor:
                 pool = Pool(
@@ -120,9 +118,7 @@ class Service:
     async def windows(self, extracted: Extracted) -> list[dict[str, Any]]:
         """Answers over time; raises `Full`."""
         rate = self.artifact.modalities.get("audio", {}).get("rate_hz", 0.0)
-        stretches = spans.cover(
-            extracted.said["seconds"], self.settings.window, self.settings.hop
-        )
+        stretches = spans.cover(extracted.said["seconds"], self.settings.window, self.settings.hop)
         parts = [spans.between(extracted.frames, extracted.times, rate, *s) for s in stretches]
         rows = [answers.rows(part) for part in parts]
         found = iter(await self.batcher.submit([row for part in rows for row in part]))

@@ -35,7 +35,9 @@ async def form(request: Request, most: int, seconds: float) -> FormData:
 async def body(request: Request, most: int, seconds: float) -> bytes:
     """Raises `HTTPException` 408 or 413."""
     try:
-        return await asyncio.wait_for(Request(request.scope, _bounded(request, most)).body(), seconds)
+        return await asyncio.wait_for(
+            Request(request.scope, _bounded(request, most)).body(), seconds
+        )
     except TimeoutError:
         raise HTTPException(408, f"it took longer than {seconds:g} s to arrive") from None
 
