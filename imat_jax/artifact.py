@@ -27,7 +27,7 @@ from jax import export
 
 FORMAT = "imat_jax-artifact/1"
 FILES = ("program.bin", "weights.npz", "check.npz", "model_card.md")
-ROWS = 64  # of a batch, at most
+SIZES = (1, 8, 64)  # rows of a batch: of a few, as lengths are, so that a few programs do for all
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
 KEYS = (
     "task", "values", "outputs", "headline", "modalities", "dtype", "lengths", "extraction",
@@ -83,25 +83,30 @@ class Artifact:
         self._call = jax.jit(exported.call)
         self._check = check
 
-    def predict(self, examples: Sequence[Mapping[str, np.ndarray]]) -> list[Answer]:
+    def predict(
+        self, examples: Sequence[Mapping[str, np.ndarray]], length: int | None = None
+    ) -> list[Answer]:
         """What the network says of each example.
 
         Args:
           examples: {modality: [T, D]}, or [T] ids where it reads tokens; a modality that is not
             there, or has T = 0, is missing. Of more than `max_frames` the first are read.
+          length: that all modalities of all of them are padded to, of `bucket`; None: each as long
+            as it has to be.
 
         Raises:
           ValueError: a modality that the network does not read, another width, a number that is
             not finite, an id that is no token.
         """
         rows = [self._row(example) for example in examples]
-        blocks = (rows[k : k + ROWS] for k in range(0, len(rows), ROWS))
-        return [answer for block in blocks for answer in self._block(block)]
+        blocks = (rows[k : k + SIZES[-1]] for k in range(0, len(rows), SIZES[-1]))
+        return [answer for block in blocks for answer in self._block(block, length)]
 
-    def bucket(self, example: Mapping[str, np.ndarray]) -> tuple[int, ...]:
-        """The padded length of each modality: examples of one bucket are computed together best."""
-        facts = self.modalities.items()
-        return tuple(self._padded(len(example.get(m, ())), f["max_frames"]) for m, f in facts)
+    def bucket(self, example: Mapping[str, np.ndarray]) -> int:
+        """The `length` that its longest modality needs, of a few: of a service, the programs."""
+        read = (min(len(example.get(m, ())), f["max_frames"]) for m, f in self.modalities.items())
+        longest = max(read)
+        return next((n for n in self.manifest["lengths"] if n >= longest), longest)
 
     def subsets(self, example: Mapping[str, np.ndarray]) -> dict[frozenset[str], np.ndarray]:
         """{modalities: values [V]} of every nonempty subset of those that the example has."""
@@ -182,11 +187,14 @@ class Artifact:
                 raise ValueError(f"{m} has numbers that are not finite")
         return row
 
-    def _block(self, rows: Sequence[Mapping[str, np.ndarray]]) -> Iterator[Answer]:
-        size = 1 << (len(rows) - 1).bit_length()
+    def _block(
+        self, rows: Sequence[Mapping[str, np.ndarray]], given: int | None
+    ) -> Iterator[Answer]:
+        size = next(n for n in SIZES if n >= len(rows))
         batch = {}
         for m, facts in self.modalities.items():
-            length = self._padded(max(len(row[m]) for row in rows), facts["max_frames"])
+            longest = max(len(row[m]) for row in rows) if given is None else given
+            length = self._padded(longest, facts["max_frames"])
             batch[m] = np.zeros((size, length, *rows[0][m].shape[1:]), rows[0][m].dtype)
             batch[f"{m}_mask"] = np.zeros((size, length), bool)
             for i, row in enumerate(rows):

@@ -7,6 +7,7 @@ token; with --host=0.0.0.0 everybody does. See docs/serve.md.
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import secrets
@@ -26,6 +27,7 @@ from imat_jax.serving import app
 from imat_jax.serving.app import Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+WARM = 3  # lengths for which programs are compiled at the start: of clips of some seconds
 TOKEN = "IMAT_TOKEN"  # of the environment: a flag can be read by everybody on this machine
 
 
@@ -41,7 +43,9 @@ def define_flags() -> None:
     flags.DEFINE_float("seconds", default.seconds, "Longest media.", 1.0)
     flags.DEFINE_integer("workers", default.workers, "Processes that read media.", 1)
     flags.DEFINE_integer("sessions", default.sessions, "Live streams at a time.", 0)
-    flags.DEFINE_integer("batch", default.rows, "Examples of a batch, at most.", 1, artifacts.ROWS)
+    flags.DEFINE_integer(
+        "batch", default.rows, "Examples of a batch, at most.", 1, artifacts.SIZES[-1]
+    )
     flags.DEFINE_integer("waiting", default.waiting, "Examples that may wait.", 1)
     flags.DEFINE_float("window", default.window, "Seconds that an answer over time sees.", 0.1)
     flags.DEFINE_float("hop", default.hop, "Seconds from one answer to the next.", 0.1)
@@ -84,7 +88,7 @@ def main(argv: list[str]) -> None:
         print("not encrypted: put a proxy with TLS in front (docs/serve.md)")
     sys.stdout.flush()
     uvicorn.run(
-        app.make(artifact, extractor, settings), host=f.host, port=f.port, log_level="info",
+        app.make(artifact, extractor, settings), host=f.host, port=f.port, log_level="info", loop="asyncio",
         access_log=False, server_header=False, ws_max_size=4 << 20, timeout_keep_alive=10,
     )  # fmt: skip
 
@@ -120,6 +124,10 @@ def warm_up(artifact: Artifact) -> None:
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
+    largest = max(info["max_frames"] for info in artifact.modalities.values())
+    lengths = [n for n in artifact.manifest["lengths"] if n < largest][:WARM]
+    for size, length in itertools.product(artifacts.SIZES, lengths):
+        artifact.predict([{}] * size, length)
     off = artifact.check()
     if not off < 1e-3:
         raise UsageError(

@@ -21,21 +21,19 @@ class Batcher:
     """Calls `compute` with lists of examples, one list at a time, in a thread of its own.
 
     Args:
-      compute: examples -> one answer each, in their order.
-      bucket: which examples may be in one list: those of equal buckets.
+      compute: (examples, their bucket) -> one answer each, in their order.
       rows: of one list, at most.
       waiting: examples that may wait, in all.
     """
 
     def __init__(
         self,
-        compute: Callable[[list[Any]], Sequence[Any]],
-        bucket: Callable[[Any], Hashable],
+        compute: Callable[[list[Any], Any], Sequence[Any]],
         *,
         rows: int = 64,
         waiting: int = 1024,
     ):
-        self._compute, self._bucket = compute, bucket
+        self._compute = compute
         self._rows, self._most = rows, waiting
         # {bucket: [(example, future)]}, the bucket that has waited longest first.
         self._queues: collections.OrderedDict[Hashable, list] = collections.OrderedDict()
@@ -58,8 +56,11 @@ class Batcher:
             future.cancel()
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def submit(self, examples: Sequence[Any]) -> list[Any]:
+    async def submit(self, examples: Sequence[Any], bucket: Hashable) -> list[Any]:
         """The answer to each of `examples`, which may be computed in different lists.
+
+        Args:
+          bucket: only examples of equal buckets are in one list.
 
         Raises:
           Full: they do not fit beside what is waiting; none of them was taken. More than may ever
@@ -71,7 +72,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in examples]
         for example, future in zip(examples, futures, strict=True):
-            self._queues.setdefault(self._bucket(example), []).append((example, future))
+            self._queues.setdefault(bucket, []).append((example, future))
         self._there.set()
         try:
             return await asyncio.gather(*futures)
@@ -94,7 +95,7 @@ class Batcher:
                 continue
             examples = [example for example, _ in taken]
             try:
-                answers = await loop.run_in_executor(self._thread, self._compute, examples)
+                answers = await loop.run_in_executor(self._thread, self._compute, examples, key)
             except Exception as error:
                 for _, future in taken:
                     if not future.done():
