@@ -88,8 +88,8 @@ def main(argv: list[str]) -> None:
         print("not encrypted: put a proxy with TLS in front (docs/serve.md)")
     sys.stdout.flush()
     uvicorn.run(
-        app.make(artifact, extractor, settings), host=f.host, port=f.port, log_level="info", loop="asyncio",
-        access_log=False, server_header=False, ws_max_size=4 << 20, timeout_keep_alive=10,
+        app.make(artifact, extractor, settings), host=f.host, port=f.port, loop="asyncio",
+        log_level="info", access_log=False, server_header=False, ws_max_size=4 << 20, timeout_keep_alive=10,
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ class Service:
         s = self.settings
         async with contextlib.AsyncExitStack() as stack:
             self.batcher = await stack.enter_async_context(
-                Batcher(self.artifact.predict, self.artifact.bucket, rows=s.rows, waiting=s.waiting)
+                Batcher(self.artifact.predict, rows=s.rows, waiting=s.waiting)
             )
             if self.extractor:
                 pool = Pool(
@@ -110,7 +110,7 @@ class Service:
 
     async def explain(self, frames: answers.Frames, words: str = "") -> dict[str, Any]:
         """Raises `Full`."""
-        found = await self.batcher.submit(answers.rows(frames))
+        found = await self.batcher.submit(answers.rows(frames), self.artifact.bucket(frames))
         said = answers.explained(self.artifact, found, frames)
         tokens = self.tokens(words) if words and "text" in answers.present(frames) else []
         return said | {"words": answers.words(tokens, found[0])}
@@ -121,7 +121,8 @@ class Service:
         stretches = spans.cover(extracted.said["seconds"], self.settings.window, self.settings.hop)
         parts = [spans.between(extracted.frames, extracted.times, rate, *s) for s in stretches]
         rows = [answers.rows(part) for part in parts]
-        found = iter(await self.batcher.submit([row for part in rows for row in part]))
+        bucket = max(map(self.artifact.bucket, parts))
+        found = iter(await self.batcher.submit([row for part in rows for row in part], bucket))
         return [
             {
                 "start": start, "end": end,
@@ -238,7 +239,7 @@ async def _of_features(service: Service, content: bytes, detail: bool) -> dict[s
     if detail:
         said = await service.explain(frames)
     else:
-        (answer,) = await service.batcher.submit([frames])
+        (answer,) = await service.batcher.submit([frames], service.artifact.bucket(frames))
         said = {"prediction": answers.prediction(service.artifact, answer.values)}
     return {"id": name} | said | {"timing": {"predict_ms": _ms(begun)}}
 
