@@ -21,11 +21,13 @@ VERBS = {
     "predict": "what a run says of media files",
     "sweep": "train over values and seeds, or search; started again, it goes on",
     "report": "tables and a page over runs: deviations, intervals, tests",
+    "export": "a run as StableHLO, for use without the training code",
     "reproduce": "run an experiment again and judge its numbers",
     "compare": "what two runs differ in",
     "robustness": "score a run with less: modalities, frames, noise",
     "calibrate": "how sure a run is: ECE, temperature, conformal sets",
     "explain": "what a prediction rests on, a page an utterance",
+    "serve": "a service and a page over an exported run",
 }
 # Verbs whose module is not called as they are.
 MODULES = {

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from imat_jax import config as configs
-from imat_jax import encoders, rundir, sharding, strip, tasks, windows
+from imat_jax import encoders, rundir, sharding, spans, strip, tasks, windows
 from imat_jax import experiment as experiments
 from imat_jax.checkpoint import Checkpoints
 from imat_jax.cli import UsageError, run
@@ -210,9 +210,9 @@ def predict(
     if isinstance(features, DataError):
         raise features
     [whole] = read([features.frames])
-    spans = windows.spans(duration, window, hop)
+    stretches = spans.cover(duration, window, hop)
     script = _script(clip)
-    parts = [_part(script, extractor, features, *span) for span in spans]
+    parts = [_part(script, extractor, features, *span) for span in stretches]
     there = [i for i, part in enumerate(parts) if any(map(len, part.values()))]
     readings = dict(zip(there, read([parts[i] for i in there]), strict=True)) if there else {}
     report = {
@@ -227,7 +227,7 @@ def predict(
         "transcript": features.words,
         "windows": [
             {"start": a, "end": b, "prediction": tasks.describe(task, readings[i].outputs)}
-            for i, (a, b) in enumerate(spans)
+            for i, (a, b) in enumerate(stretches)
             if i in readings
         ],
     }
@@ -261,12 +261,8 @@ def _part(
     script: Transcript | None, extractor: Extractor, features: Features, start: float, end: float
 ) -> dict[str, np.ndarray]:
     """The features between two times; all words, where nobody wrote down when they are said."""
-    part = dict(features.frames)
-    if "audio" in part:
-        rate = extractor.modalities["audio"].rate_hz
-        part["audio"] = part["audio"][round(start * rate) : round(end * rate)]
-    if "vision" in part:
-        part["vision"] = part["vision"][(features.times >= start) & (features.times < end)]
+    rate = extractor.modalities["audio"].rate_hz if "audio" in features.frames else 0.0
+    part = spans.between(features.frames, features.times, rate, start, end)
     if "text" in part and script:
         part["text"] = extractor.text(script.text_between(start, end))
     return part

@@ -1,4 +1,4 @@
-"""A clip's features through a trained network: as a whole, and in windows over time."""
+"""Features of clips, or of windows of one, through a trained network."""
 
 from __future__ import annotations
 
@@ -99,11 +99,3 @@ def _attention(
         if batch[f"{query}_mask"][i].any() and batch[f"{key}_mask"][i].any():
             own = values.shape[-1] - lengths[key]  # a learned CLS comes before the frames
             yield pair, values[i, own:][batch[f"{key}_mask"][i]]
-
-
-def spans(duration: float, length: float, hop: float) -> list[tuple[float, float]]:
-    """Windows of `length` seconds, every `hop`, until one ends with the clip, perhaps shorter."""
-    found = [(0.0, min(length, duration))]
-    while found[-1][1] < duration and (start := len(found) * hop) < duration:
-        found.append((start, min(start + length, duration)))
-    return found

@@ -417,7 +417,7 @@ def test_the_published_mask_and_positions():
     np.testing.assert_array_equal(
         mult.published_mask(3, 2), [[True, True], [True, True], [True, True]]
     )
-    table = mult.positions(3, 7)
+    table = mult.positions(3, 7, 3)
     assert table.shape == (3, 7) and (table[:, 6] == 0).all()
     np.testing.assert_allclose(table[:, 0], np.sin([1, 2, 3]), rtol=1e-6)
     np.testing.assert_allclose(table[:, 5], np.cos(np.asarray([1, 2, 3]) * 1e-4), rtol=1e-6)

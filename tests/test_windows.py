@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import common
-from imat_jax import experiment, sharding, tasks, windows
+from imat_jax import experiment, sharding, spans, tasks, windows
 
 METADATA = {
     "modalities": {"text": {"dim": 3}, "audio": {"dim": 4}, "vision": {"dim": 5}},
@@ -75,16 +75,16 @@ def test_longer_clips_are_read_up_to_the_configs_limit(network):
 
 @given(st.floats(0.05, 100), st.floats(0.1, 10), st.floats(0.1, 10))
 def test_windows_cover_the_clip_and_stay_in_it(duration, length, hop):
-    spans = windows.spans(duration, length, hop)
-    assert spans[0][0] == 0 and all(a < b <= duration and b - a <= length + 1e-9 for a, b in spans)
-    assert np.allclose(np.diff([a for a, _ in spans]), hop)
-    assert spans[-1][1] == duration or hop > length
-    assert all(b < duration for _, b in spans[:-1])
+    found = spans.cover(duration, length, hop)
+    assert found[0][0] == 0 and all(a < b <= duration and b - a <= length + 1e-9 for a, b in found)
+    assert np.allclose(np.diff([a for a, _ in found]), hop)
+    assert found[-1][1] == duration or hop > length
+    assert all(b < duration for _, b in found[:-1])
 
 
 def test_a_short_clip_is_one_window():
-    assert windows.spans(2.0, 3.0, 1.0) == [(0.0, 2.0)]
-    assert windows.spans(4.5, 3.0, 1.0) == [(0.0, 3.0), (1.0, 4.0), (2.0, 4.5)]
+    assert spans.cover(2.0, 3.0, 1.0) == [(0.0, 2.0)]
+    assert spans.cover(4.5, 3.0, 1.0) == [(0.0, 3.0), (1.0, 4.0), (2.0, 4.5)]
 
 
 @pytest.mark.parametrize(

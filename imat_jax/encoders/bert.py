@@ -90,7 +90,7 @@ class Config:
     def positions(self, ids: Any) -> Any:
         """ids [..., T] of texts, NumPy's or JAX's -> rows [..., T] of the table of positions."""
         if self.model_type not in ROBERTA:
-            return np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
+            return (ids * 0 + 1).cumsum(-1) - 1
         real = (ids != self.pad_token_id).astype(np.int32)
         return real.cumsum(-1) * real + self.pad_token_id
 

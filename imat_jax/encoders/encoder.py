@@ -23,7 +23,11 @@ class Encoder:
       encode: inputs to features, one float32 array [T, D] an input, T = 0 where there is nothing.
         An input is, of text, a string; of audio, a waveform [L] at 16 kHz, float32 in [-1, 1]; of
         vision, face crops [N, 256, 256, 3], RGB in uint8, and T = N.
+      stride: of audio, (samples that a frame sees, samples from one frame to the next) where
+        nothing else bears on it, so that frames of sound that goes on need not be made again; None
+        where a frame depends on all of its clip.
     """
 
     modality: Modality
     encode: Callable[[Sequence[Any]], list[np.ndarray]]
+    stride: tuple[int, int] | None = None

@@ -74,13 +74,17 @@ class Extractor:
         return found
 
     def __call__(
-        self, clips: Sequence[Clip], on_face: Callable[[Face], Any] = lambda face: None
+        self,
+        clips: Sequence[Clip],
+        on_face: Callable[[Face], Any] = lambda face: None,
+        on_sound: Callable[[np.ndarray], Any] = lambda wave: None,
     ) -> list[Features | DataError]:
         """Features of each clip, or why it has none; text and audio are encoded together.
 
         on_face: called with what is found in each picture, in order.
+        on_sound: called with each waveform [L].
         """
-        found = [self._raw(clip, on_face) for clip in clips]
+        found = [self._raw(clip, on_face, on_sound) for clip in clips]
         good = [i for i, raw in enumerate(found) if not isinstance(raw, DataError)]
         for m in ("text", "audio"):
             if m in self.encoders:
@@ -93,12 +97,18 @@ class Extractor:
         """[T, D] of some words."""
         return self.encoders["text"].encode([words])[0]
 
-    def _raw(self, clip: Clip, on_face: Callable[[Face], Any]) -> dict[str, Any] | DataError:
+    def _raw(
+        self,
+        clip: Clip,
+        on_face: Callable[[Face], Any],
+        on_sound: Callable[[np.ndarray], Any],
+    ) -> dict[str, Any] | DataError:
         raw: dict[str, Any] = {"times": np.zeros(0), "pictures": 0}
         try:
             raw["text"] = raw["words"] = clip.words()
             if "audio" in self.encoders or self.recipe.asr:
                 raw["audio"] = media.audio(clip.file, clip.start, clip.end)
+                on_sound(raw["audio"])
             if self.recipe.asr and not raw["words"]:
                 raw["text"] = raw["words"] = asr.transcribe(raw["audio"], self.recipe.asr).text
             if "vision" in self.encoders:

@@ -43,11 +43,13 @@ class Face(NamedTuple):
       crop: [size, size, 3] uint8, the face in a margin, black where the frame ends; None where no
         face was found.
       box: left, top, right, bottom of the face in pixels, smoothed; None with the crop.
+      size: width and height of the frame in pixels.
     """
 
     time: float
     crop: np.ndarray | None
     box: np.ndarray | None
+    size: tuple[int, int]
 
 
 class Detector:
@@ -147,13 +149,14 @@ def track(
             weight = 1 if smooth is None else -math.expm1((previous - time) / SMOOTHING)
             smooth = found if smooth is None else smooth + weight * (found - smooth)
             last, seen = found, time
-        previous = time
+        previous, seen_in = time, (frame.shape[1], frame.shape[0])
         if smooth is None or time - seen > HOLD + TICK:
-            yield Face(time, None, None)
+            yield Face(time, None, None, seen_in)
         else:
             x, y, side = smooth
             edge = MARGIN * side
-            yield Face(time, _cut(frame, x - edge / 2, y - edge / 2, edge, size), _box(smooth))
+            crop = _cut(frame, x - edge / 2, y - edge / 2, edge, size)
+            yield Face(time, crop, _box(smooth), seen_in)
 
 
 def _first(boxes: np.ndarray, frame: np.ndarray) -> np.ndarray | None:

@@ -52,11 +52,15 @@ class MediaError(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Length in seconds, and which streams there are; cover art is not video."""
+    """Length in seconds, and which streams there are; cover art is not video.
+
+    pixels: of a frame, as the header has it; 0 without video.
+    """
 
     duration: float
     audio: bool
     video: bool
+    pixels: int
 
 
 def probe(path: str | os.PathLike) -> Probe:
@@ -70,7 +74,9 @@ def probe(path: str | os.PathLike) -> Probe:
             for _ in media.packets():
                 pass
         duration = media.reached if media.announced is None else media.announced
-        return Probe(duration, media.audio is not None, media.video is not None)
+        codec = media.video.codec_context if media.video is not None else None
+        pixels = codec.width * codec.height if codec is not None else 0
+        return Probe(duration, media.audio is not None, media.video is not None, pixels)
 
 
 def audio(path: str | os.PathLike, start: float = 0.0, end: float | None = None) -> np.ndarray:

@@ -56,7 +56,7 @@ def encoder() -> Encoder:
             for wave in inputs
         ]
 
-    return Encoder(modality, encode)
+    return Encoder(modality, encode, stride=(SAMPLES, STEP))
 
 
 def _windows(wave: np.ndarray) -> np.ndarray:

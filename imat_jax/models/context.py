@@ -34,9 +34,9 @@ class Context(nnx.Module):
 
         Rows of one group are consecutive and in order; a negative group has no neighbours.
         """
-        rows = jnp.arange(len(z))[:, None] + jnp.asarray(self.offsets)[None]  # [B, N]
-        inside = (rows >= 0) & (rows < len(z))
-        rows = jnp.clip(rows, 0, len(z) - 1)
+        rows = jnp.arange(z.shape[0])[:, None] + jnp.asarray(self.offsets)[None]  # [B, N]
+        inside = (rows >= 0) & (rows < z.shape[0])
+        rows = jnp.clip(rows, 0, z.shape[0] - 1)
         group = whole(group)
         mask = inside & (group[rows] == group[:, None]) & (group[:, None] >= 0)
         near = by_rows(whole(z)[rows])  # [B, N, D]

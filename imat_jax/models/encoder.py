@@ -112,6 +112,7 @@ class Encoder(nnx.Module):
         self.dtype = dtype
         self.remat = remat
         self.positions = positions
+        self.longest = max_frames + 1  # with a CLS
         self.features = features
         self.width = width or features
         self.project = nnx.data(None)
@@ -152,7 +153,7 @@ class Encoder(nnx.Module):
         )  # padding may hold anything, NaN too
         cls = None
         if self.cls is not None:
-            cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), self.width))
+            cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (x.shape[0], self.width))
         elif self.summarize is not None:
             moments = dropout(frame_moments(x, mask), self.input_dropout, keys)
             cls = self.summarize(moments.astype(x.dtype))
@@ -182,11 +183,11 @@ class Encoder(nnx.Module):
         if self.positions == "none":
             return x
         if self.positions == "sinusoidal":
-            return x + sinusoids(x.shape[1], self.width).astype(x.dtype)[None]
-        if x.shape[1] > len(self.table):
+            return x + sinusoids(x.shape[1], self.width, self.longest).astype(x.dtype)[None]
+        if x.shape[1] > self.table.shape[0]:
             raise ValueError(
                 f"{x.shape[1]} positions, CLS included, but the learned table has "
-                f"{len(self.table)}: crop with config.data.max_frames or raise model.max_frames"
+                f"{self.table.shape[0]}: crop with config.data.max_frames or raise model.max_frames"
             )
         # The published index is the count of real frames so far (fairseq), not the frame number.
         index = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
@@ -207,8 +208,13 @@ def frame_moments(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.concatenate([mean, deviation], axis=1)
 
 
-def sinusoids(length: int, width: int) -> jax.Array:
-    """Fixed positions, [length, width] float32: sine half, cosine half (Vaswani et al. 2017)."""
+def sinusoids(length: int, width: int, longest: int) -> jax.Array:
+    """Fixed positions, [length, width] float32: sine half, cosine half (Vaswani et al. 2017).
+
+    longest: of a length that is a symbol (`jax.export`), the most that it stands for.
+    """
+    known = length if isinstance(length, int) else longest
     rate = np.exp(-np.log(10000.0) * np.arange((width + 1) // 2) / max((width + 1) // 2 - 1, 1))
-    angle = np.arange(length)[:, None] * rate
-    return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, :width], "float32")
+    angle = np.arange(known)[:, None] * rate
+    table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, :width]
+    return jnp.asarray(table, "float32")[:length]

@@ -203,7 +203,7 @@ class IMAT(nnx.Module):
             extras[f"fused/{m}"] = jnp.where(present[m], fused, 0)
         joint = jnp.concatenate([extras[f"fused/{m}"] for m in self.modalities], axis=-1)
         if self.context is not None:
-            group = batch.get("group", jnp.full(len(joint), -1, jnp.int32))
+            group = batch.get("group", jnp.full(joint.shape[0], -1, jnp.int32))
             joint, extras["context"] = self.context(joint, group, keys)
         return self.head(joint, keys), extras
 
@@ -212,12 +212,12 @@ class IMAT(nnx.Module):
         if self.fusion == "concat":
             return jnp.concatenate([c, *(jnp.where(p, r, 0) for r, p in results)], axis=-1)
         if self.fusion == "hadamard":
-            product, any_other = jnp.ones_like(c), jnp.zeros((len(c), 1), bool)
+            product, any_other = jnp.ones_like(c), jnp.zeros((c.shape[0], 1), bool)
             for r, p in results:
                 product, any_other = product * jnp.where(p, r, 1), any_other | p
             return jnp.where(any_other, product, c)
         stacked = jnp.stack([c, *(r for r, _ in results)], axis=1)  # [B, M, D]
-        usable = jnp.stack([jnp.ones((len(c), 1), bool), *(p for _, p in results)], axis=1)
+        usable = jnp.stack([jnp.ones((c.shape[0], 1), bool), *(p for _, p in results)], axis=1)
         scores = jnp.where(usable, self.gates[m](stacked).astype(jnp.float32), -jnp.inf)
         gates = jax.nn.softmax(scores, axis=1).astype(c.dtype)  # [B, M, 1]
         return (gates * stacked).sum(axis=1)

@@ -126,7 +126,7 @@ class MBT(nnx.Module):
         masks = masks_of(batch, self.modalities, self.modality_dropout, keys)
         present = {m: mask.any(axis=1, keepdims=True) for m, mask in masks.items()}  # [B, 1]
         frames = {m: self.encoders[m](batch[m], masks[m], keys) for m in self.modalities}
-        rows = len(next(iter(present.values())))
+        rows = next(iter(present.values())).shape[0]
         shared = self.bottleneck[...].astype(self.dtype)
         shared = jnp.broadcast_to(shared[None], (rows, *shared.shape))  # [B, F, D]
         for i, layer in enumerate(self.layers):

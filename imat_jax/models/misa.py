@@ -105,7 +105,7 @@ class MISA(SummaryFusion):
         tokens = jnp.stack([*own.values(), *shared.values()], axis=1)  # [B, 2 M, D]
         tokens = jnp.where(there[..., None], tokens, 0)
         fused = jnp.where(there[..., None], self.layer(tokens, there, keys), 0)
-        outputs, _ = self.head(fused.reshape(len(fused), -1), keys)
+        outputs, _ = self.head(fused.reshape(fused.shape[0], -1), keys)
 
         # Moments to the fifth power are not for 16 bits.
         wide = lambda x: {m: v.astype(jnp.float32) for m, v in x.items()}  # noqa: E731

@@ -58,6 +58,8 @@ class MulT(nnx.Module):
       ffn: inner width of the crossmodal feed-forward layers; None: 4 `width`. Those of the
         self-attention layers are as many times wider as their streams are.
       targets: modalities that attend to the others and are read; None: all.
+      max_frames: of a length that is a symbol (`jax.export`), the most that it stands for; one for
+        all, or {modality: frames}.
       mode: "corrected" or "reference".
       dropout: on blocks and inside of feed-forward layers; `embed_dropout`: on streams with their
         positions; `input_dropout`: on features, a rate or {modality: rate}; `head_dropout`: inside
@@ -79,6 +81,7 @@ class MulT(nnx.Module):
         memory_layers: int = 5,
         ffn: int | None = None,
         targets: Sequence[str] | None = None,
+        max_frames=1024,
         mode: str = "corrected",
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
@@ -99,6 +102,7 @@ class MulT(nnx.Module):
         kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         block = dict(heads=heads, mode=mode, dropout=dropout, embed_dropout=embed_dropout)
         block |= dict(attention_dropout=attention_dropout)
+        block |= dict(longest=max(of(max_frames, m) for m in dims))
         self.modalities = tuple(m for m in MODALITIES if m in dims)
         self.targets = tuple(m for m in self.modalities if m in (targets or self.modalities))
         self.mode, self.dtype = mode, dtype
@@ -176,9 +180,11 @@ class CrossTransformer(nnx.Module):
     """
 
     def __init__(
-        self, width, ffn, *, heads, layers, mode, dropout, embed_dropout, attention_dropout, **kw
-    ):
+        self, width, ffn, *, heads, layers, longest, mode, dropout, embed_dropout,
+        attention_dropout, **kw,
+    ):  # fmt: skip
         self.width, self.mode, self.embed_dropout = width, mode, embed_dropout
+        self.longest = longest
         self.layers = nnx.List(
             [
                 CrossLayer(
@@ -203,7 +209,7 @@ class CrossTransformer(nnx.Module):
         return self.final_norm(x)
 
     def _embed(self, x: jax.Array, keys: Keys) -> jax.Array:
-        table = positions(x.shape[1], self.width).astype(x.dtype)[None]
+        table = positions(x.shape[1], self.width, self.longest).astype(x.dtype)[None]
         if self.mode == "reference":
             table = jnp.where(x[..., :1] == 0, 0, table)
         return dropout(x * self.width**0.5 + table, self.embed_dropout, keys)
@@ -263,10 +269,13 @@ class ReLUFeedForward(nnx.Module):
         return self.outer(dropout(nnx.relu(self.inner(x)), self.dropout, keys))
 
 
-def positions(length: int, width: int) -> jax.Array:
-    """[length, width] float32: fixed positions, counted from 1; an odd width's last column is 0."""
+def positions(length: int, width: int, longest: int) -> jax.Array:
+    """[length, width] float32: fixed positions, counted from 1; an odd width's last column is 0.
+
+    longest: as of `sinusoids`.
+    """
     even = width - width % 2
-    return jnp.pad(sinusoids(length + 1, even)[1:], ((0, 0), (0, width % 2)))
+    return jnp.pad(sinusoids(length + 1, even, longest + 1)[1:], ((0, 0), (0, width % 2)))
 
 
 def published_mask(target: int, source: int) -> jax.Array:

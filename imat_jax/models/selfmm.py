@@ -78,7 +78,7 @@ class SelfMM(SummaryFusion):
         joint = jnp.concatenate(list(vectors.values()), axis=1)
         outputs, feature = self.head(joint, keys)
         extras = {"feature/fusion": feature}
-        loss = jnp.zeros(len(outputs), jnp.float32)
+        loss = jnp.zeros(outputs.shape[0], jnp.float32)
         for m, x in vectors.items():
             own, feature = self.heads[m](x, keys)
             there = present[m][:, 0]

@@ -75,7 +75,7 @@ def outer_product(vectors: list[jax.Array]) -> jax.Array:
     product = with_one(vectors[0])
     for x in vectors[1:]:
         product = product[:, :, None] * with_one(x)[:, None, :]
-        product = product.reshape(len(product), -1)
+        product = product.reshape(product.shape[0], -1)
     return product
 
 

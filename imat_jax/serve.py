@@ -1,0 +1,139 @@
+"""A service and a page over an artefact: python -m imat_jax.serve OUT [--port=8000]
+
+OUT is what `python -m imat_jax.export` wrote. Media are read where its features were made by
+`imat extract`; else it answers to features only. On this machine alone (the default) nobody needs a
+token; with --host=0.0.0.0 everybody does. See docs/serve.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+import secrets
+import sys
+
+import jax
+import uvicorn
+from absl import flags
+
+from imat_jax import artifact as artifacts
+from imat_jax import encoders
+from imat_jax.artifact import Artifact, ArtifactError
+from imat_jax.cli import UsageError, run
+from imat_jax.data.corpus import DataError
+from imat_jax.encoders.extractor import Extractor, Recipe
+from imat_jax.serving import app
+from imat_jax.serving.app import Settings
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+WARM = 3  # lengths for which programs are compiled at the start: of clips of some seconds
+TOKEN = "IMAT_TOKEN"  # of the environment: a flag can be read by everybody on this machine
+
+
+def define_flags() -> None:
+    default = Settings()
+    flags.DEFINE_string("artifact", None, "Folder of the artefact; or the first argument.")
+    flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: all.")
+    flags.DEFINE_integer("port", 8000, "Port; 0: any that is free.", 0, 65535)
+    flags.DEFINE_bool(
+        "auth", None, f"Ask for the token in ${TOKEN}, or a made-up one; default: unless loopback."
+    )
+    flags.DEFINE_integer("megabytes", default.bytes >> 20, "Largest upload.", 1)
+    flags.DEFINE_float("seconds", default.seconds, "Longest media.", 1.0)
+    flags.DEFINE_integer("workers", default.workers, "Processes that read media.", 1)
+    flags.DEFINE_integer("sessions", default.sessions, "Live streams at a time.", 0)
+    flags.DEFINE_integer(
+        "batch", default.rows, "Examples of a batch, at most.", 1, artifacts.SIZES[-1]
+    )
+    flags.DEFINE_integer("waiting", default.waiting, "Examples that may wait.", 1)
+    flags.DEFINE_float("window", default.window, "Seconds that an answer over time sees.", 0.1)
+    flags.DEFINE_float("hop", default.hop, "Seconds from one answer to the next.", 0.1)
+    flags.DEFINE_list("encoders", [], "MODALITY=NAME:PATH,…: where the weights are now.")
+
+
+def main(argv: list[str]) -> None:
+    f = flags.FLAGS
+    folder = f.artifact or (argv[1] if len(argv) > 1 else None)
+    if folder is None:
+        raise UsageError("which artefact? python -m imat_jax.serve OUT")
+    try:
+        artifact = artifacts.load(folder)
+    except ArtifactError as error:
+        raise UsageError(str(error)) from error
+    loopback = f.host in LOOPBACK
+    token = ""
+    if f.auth or (f.auth is None and not loopback):
+        token = os.environ.get(TOKEN) or secrets.token_urlsafe(24)
+    settings = Settings(
+        token=token,
+        loopback=loopback,
+        bytes=f.megabytes << 20,
+        seconds=f.seconds,
+        workers=f.workers,
+        sessions=f.sessions,
+        rows=f.batch,
+        waiting=f.waiting,
+        window=f.window,
+        hop=f.hop,
+    )
+    extractor = open_encoders(artifact, f.encoders)
+    warm_up(artifact)
+    print(f"{pathlib.Path(folder)}: {artifact.manifest['task']}, {'+'.join(artifact.modalities)}")
+    if extractor is None:
+        print("its features were not made by `imat extract`: it answers to features only")
+    if token and TOKEN not in os.environ:
+        print(f"token: {token}")
+    if not loopback:
+        print("not encrypted: put a proxy with TLS in front (docs/serve.md)")
+    sys.stdout.flush()
+    uvicorn.run(
+        app.make(artifact, extractor, settings), host=f.host, port=f.port, loop="asyncio",
+        log_level="info", access_log=False, server_header=False, ws_max_size=4 << 20, timeout_keep_alive=10,
+    )  # fmt: skip
+
+
+def open_encoders(artifact: Artifact, moved: list[str]) -> Extractor | None:
+    """What made the artefact's features; None where that is not known.
+
+    Raises:
+      UsageError: the encoders are not here, or not those.
+    """
+    recorded = artifact.manifest["extraction"]
+    if recorded is None:
+        return None
+    named = dict(recorded["encoders"]) | (encoders.parse(moved) if moved else {})
+    recipe = Recipe(**recorded | {"encoders": {m: named[m] for m in artifact.modalities}})
+    try:
+        extractor = Extractor(recipe)
+    except DataError as error:
+        raise UsageError(f"{error}. Or say --encoders=MODALITY=NAME:PATH") from error
+    for m, found in extractor.modalities.items():
+        wanted = artifact.modalities[m]
+        if (found.extractor, found.checkpoint) != (wanted["extractor"], wanted["checkpoint"]):
+            raise UsageError(
+                f"{m} was made by {wanted['extractor']} ({wanted['checkpoint']}), and here is "
+                f"{found.extractor} ({found.checkpoint}): give the right weights with "
+                f"--encoders={m}=NAME:PATH"
+            )
+    return extractor
+
+
+def warm_up(artifact: Artifact) -> None:
+    """Compile what the first requests need; what is compiled is kept for the next start."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
+    largest = max(info["max_frames"] for info in artifact.modalities.values())
+    lengths = [n for n in artifact.manifest["lengths"] if n < largest][:WARM]
+    for size, length in itertools.product(artifacts.SIZES, lengths):
+        artifact.predict([{}] * size, length)
+    off = artifact.check()
+    if not off < 1e-3:
+        raise UsageError(
+            f"this device's outputs are off those of the artefact's maker by {off:.2g}"
+        )
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

@@ -1,0 +1,1 @@
+"""What `imat_jax.serve` is made of."""
