@@ -190,6 +190,7 @@ def make(artifact: Artifact, extractor: Extractor | None, settings: Settings) ->
             "modalities": list(artifact.modalities),
             "values": list(artifact.values),
             "task": artifact.manifest["task"],
+            "coverage": (artifact.manifest["calibration"] or {}).get("coverage"),
             "auth": bool(s.token),
             "window": s.window,
             "hop": s.hop,

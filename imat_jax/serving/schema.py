@@ -34,6 +34,7 @@ class Health(BaseModel):
     modalities: list[str]
     values: list[str]
     task: str
+    coverage: float | None = Field(description="How often a set or interval holds the truth.")
     auth: bool
     window: float
     hop: float

@@ -30,31 +30,49 @@ export function sentence(prediction, scale, task) {
   return `${name}, ${scale.show(value)}`;
 }
 
-function likely(prediction, scale, coverage, whole) {
-  const share = coverage ? ` In ${Math.round(100 * coverage)} of 100` : " In most";
-  if (prediction.set) {
-    const names = prediction.set.length ? or(prediction.set) : "nothing the model knows";
-    return `Likely: ${names}.${share} clips like those it was calibrated on, such a list holds the right one.`;
+/** The conformal set or interval in words; "" where the model was not calibrated. */
+function likely(prediction, { scale, task, coverage, whole }) {
+  const { set, low } = prediction;
+  if (!set && low == null) {
+    return whole || !coverage ? "" : "How sure this is, is known of the whole answer only.";
   }
-  if ("low" in prediction) {
-    const [low, high] = [prediction.low, prediction.high];
-    if (typeof low !== "number") return "";
-    return `Likely: ${scale.show(low)} to ${scale.show(high)}.${share} clips like those it was calibrated on, the right one is inside.`;
+  const share = `(${Math.round(100 * coverage)} %)`;
+  if (!set) {
+    const [from, to] = interval(prediction, named(prediction)).map(scale.show);
+    return `Likely: ${from} to ${to} ${share}`;
   }
-  return whole ? "" : "How sure this is was calibrated for the whole answer only.";
+  const kind = task === "multiclass" ? "Likely" : "May be there";
+  return `${kind}: ${set.length ? or(set) : "none of them"} ${share}`;
+}
+
+const MEANING =
+  "In brackets: in how many of 100 clips, of the kind it was calibrated with, such a statement holds.";
+
+/** [low, high] of one value, or null. */
+function interval({ low, high }, name) {
+  if (low == null) return null;
+  return typeof low === "number" ? [low, high] : [low[name], high[name]];
 }
 
 export function drawAnswer({ prediction, scale, task, names, coverage, whole, note }) {
   const top = named(prediction);
   $("label").textContent = sentence(prediction, scale, task);
-  $("likely").textContent = likely(prediction, scale, coverage, whole);
-  const interval = typeof prediction.low === "number" ? [prediction.low, prediction.high] : null;
+  const told = likely(prediction, { scale, task, coverage, whole });
+  $("likely").textContent = told;
   const rows = names.map((name, i) => {
     const head = h("span", { class: name === top ? "top" : "" }, sample(i), name);
     const value = prediction.values[name];
-    return [head, bar(value, scale.low, scale.high, interval), scale.show(value)];
+    return [head, bar(value, scale.low, scale.high, interval(prediction, name)), scale.show(value)];
   });
   const heads = ["value", h("span", { class: "unseen" }, "drawn"), "number"];
   $("bars").replaceChildren(table("values of the answer", heads, rows));
-  $("answer-note").textContent = [note, NOTES[task]].filter(Boolean).join(" ");
+  $("answer-note").textContent = [note, NOTES[task], told.endsWith(")") && MEANING].filter(Boolean).join(" ");
+}
+
+/** Where there is nothing to answer from. */
+export function drawNoAnswer(why) {
+  $("label").textContent = "–";
+  $("likely").textContent = why;
+  $("bars").replaceChildren();
+  $("answer-note").textContent = "";
 }

@@ -57,8 +57,7 @@ export function makeClip(facts, begun, answered) {
     try {
       const answer = await predict(form, facts.auth, mine.signal);
       faces = answer.faces;
-      const { wait_ms, extract_ms, predict_ms } = answer.timing;
-      const took = (wait_ms + extract_ms + predict_ms) / 1000;
+      const took = Object.values(answer.timing).reduce((a, b) => a + b) / 1000;
       say(`${answer.seconds.toFixed(1)} s of clip, answered in ${took.toFixed(2)} s.`);
       $("seek").max = answer.seconds;
       answered(answer);

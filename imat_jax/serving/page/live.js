@@ -6,7 +6,7 @@ import { $ } from "./dom.js";
 import { drawFace } from "./face.js";
 import { openSocket, PICTURE, SOUND } from "./socket.js";
 import { complain, say } from "./status.js";
-import { askToken, token } from "./token.js";
+import { askToken, forgetToken, token } from "./token.js";
 
 const PEAKS = 50; // a second, of the waveform
 const KEPT = 30; // seconds of waveform
@@ -86,7 +86,7 @@ export function makeLive(facts, on, begun, updated) {
         if (signal.aborted) return;
         if (message.type === "ready") send(stream, message, wave, signal).catch((e) => fail(e.message));
         if (message.type === "update") update(message, wave);
-        if (message.type === "error") fail(message.error);
+        if (message.type === "error") refused(message.error);
       },
       () => {
         if (!signal.aborted) fail("The connection to the service is lost. Start again if you like.");
@@ -105,7 +105,7 @@ export function makeLive(facts, on, begun, updated) {
       startPictures(
         player,
         ready.fps,
-        () => stream.getVideoTracks().length && on().includes("vision") && !socket.crowded(),
+        () => stream.getVideoTracks().length && !socket.crowded(),
         (jpeg, at) => socket.send(PICTURE, at - begin, jpeg),
       ),
     );
@@ -114,7 +114,7 @@ export function makeLive(facts, on, begun, updated) {
     const end = await startSound(stream, ready.sample_rate, (samples) => {
       const from = now() - samples.length / ready.sample_rate;
       if (clock === null || Math.abs(from - clock) > LATE) clock = Math.max(0, from);
-      if (on().includes("audio")) socket.send(SOUND, clock, samples.buffer);
+      socket.send(SOUND, clock, samples.buffer);
       draw(wave, samples, clock, ready.sample_rate);
       clock += samples.length / ready.sample_rate;
     });
@@ -140,12 +140,17 @@ export function makeLive(facts, on, begun, updated) {
   function update(message, wave) {
     drawFace(message.face?.box ?? null);
     const { latency_ms, compute_ms, dropped } = message;
-    $("face-note").textContent = message.face ? "" : "No face is found.";
+    $("face-note").textContent = message.face?.box ? "" : "No face is found.";
     say(
       `Live. The answer is ${Math.round(latency_ms)} ms behind, ${Math.round(compute_ms)} ms of them ` +
         `computing; ${dropped} pictures left out.`,
     );
     updated(message, wave);
+  }
+
+  function refused(error) {
+    if (/token/.test(error)) forgetToken(); // the next start asks for another
+    fail(`The service ended it: ${error}.`);
   }
 
   function fail(text) {

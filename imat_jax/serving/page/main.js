@@ -25,6 +25,13 @@ function run(facts) {
   $("about").textContent =
     `A model reads ${facts.modalities.join(", ")} and answers in ${facts.values.join(", ")}.`;
 
+  if (!facts.media) {
+    for (const control of document.querySelectorAll("main form :is(input, textarea, button)")) {
+      control.disabled = true;
+    }
+    return complain("This service has no encoders: it answers to features only, by POST /predict.");
+  }
+
   const switches = makeSwitches(facts.modalities, (on) => {
     if (answer) drawClip(facts, answer, on);
     live.choose(on);
@@ -60,7 +67,7 @@ function run(facts) {
       wave = sound;
       const notes = facts.modalities.map((m) => [
         m,
-        update.missing.includes(m) && switches.on().includes(m) ? "missing now" : "",
+        !(update.frames?.[m] > 0) && switches.on().includes(m) ? "missing now" : "",
       ]);
       switches.show([], Object.fromEntries(notes));
       drawLive(facts, updates, wave, switches.on(), facts.window);

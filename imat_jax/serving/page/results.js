@@ -1,11 +1,11 @@
 /** Draws an answer: what it is, what it rests on, how it went over time. */
 
-import { drawAnswer, named, sentence } from "./answer.js";
+import { drawAnswer, drawNoAnswer, named, sentence } from "./answer.js";
 import { announce } from "./announcer.js";
 import { drawContributions } from "./contributions.js";
 import { $ } from "./dom.js";
 import { scaleOf } from "./scale.js";
-import { curve, restricted, there } from "./subsets.js";
+import { curve, restricted } from "./subsets.js";
 import { drawTimeline } from "./timeline.js";
 import { drawWords } from "./transcript.js";
 
@@ -38,24 +38,30 @@ export function drawClip(facts, answer, on) {
 
 /** The newest of the live answers, and how they went. */
 export function drawLive(facts, updates, wave, on, window) {
-  const one = updates.at(-1);
-  const shown = updates.filter((u) => u.time > one.time - SHOWN);
-  const points = shown.map((u) => ({ time: u.time, values: u.prediction.values }));
-  const scale = scaleOf(facts.task, points.map((p) => p.values));
-  const note = there(one.subsets).length
-    ? `Of the last ${window} seconds.`
-    : "Nothing was seen or heard: this is what the model says of nothing.";
-  drawOne(facts, one, { scale, whole: true, note });
-  drawWords({ words: one.words, text: "", on: on.includes("text") });
-  const start = Math.max(0, one.time - SHOWN);
+  const newest = updates.at(-1);
+  const one = newest.prediction ? newest : null; // null: nothing was there to answer from
+  const shown = updates.filter((u) => u.time > newest.time - SHOWN);
+  const points = shown.map((u) => ({ time: u.time, values: u.prediction?.values ?? null }));
+  const scale = scaleOf(facts.task, points.flatMap((p) => p.values ?? []));
+  if (one) drawOne(facts, one, { scale, whole: true, note: `Of the last ${window} seconds.` });
+  else drawNothing();
+  drawWords({ words: one?.words ?? [], text: "", on: on.includes("text") });
+  const start = Math.max(0, newest.time - SHOWN);
   drawTimeline({
     points,
     names: facts.values,
     scale,
-    domain: [start, Math.max(one.time, start + 10)],
-    top: named(one.prediction),
+    domain: [start, Math.max(newest.time, start + 10)],
+    top: one && named(one.prediction),
     wave,
   });
+}
+
+function drawNothing() {
+  $("answer-card").hidden = false;
+  $("contributions").replaceChildren();
+  drawNoAnswer("Nothing seen or heard in the last seconds.");
+  announce("no answer");
 }
 
 function drawOne(facts, one, { scale, whole, note }) {

@@ -6,9 +6,11 @@ const KEY = "imat-token";
 
 export const token = () => sessionStorage.getItem(KEY);
 
+export const forgetToken = () => sessionStorage.removeItem(KEY);
+
 /** Shows the field with `why` until a token is given; resolves to it. */
 export function askToken(why, signal) {
-  sessionStorage.removeItem(KEY);
+  forgetToken();
   const form = $("token-form");
   form.hidden = false;
   $("token-why").textContent = why;
