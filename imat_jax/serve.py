@@ -89,7 +89,8 @@ def main(argv: list[str]) -> None:
     sys.stdout.flush()
     uvicorn.run(
         app.make(artifact, extractor, settings), host=f.host, port=f.port, loop="asyncio",
-        log_level="info", access_log=False, server_header=False, ws_max_size=4 << 20, timeout_keep_alive=10,
+        log_level="info", access_log=False, server_header=False,
+        ws_max_size=4 << 20, timeout_keep_alive=10,
     )  # fmt: skip
 
 

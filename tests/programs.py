@@ -12,7 +12,9 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
-PRELOADED = [f"imat_jax.{name}" for name in ("evaluate", "extract", "predict", "sweep", "train")]
+PRELOADED = [
+    f"imat_jax.{name}" for name in ("evaluate", "export", "extract", "predict", "sweep", "train")
+]
 
 # A run of a few seconds.
 SMALL = {

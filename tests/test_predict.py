@@ -7,9 +7,9 @@ import shutil
 import clips
 import jax
 import numpy as np
-import programs
 import pytest
-import talking
+import served
+from served import program
 
 from imat_jax import predict
 from imat_jax.cli import UsageError
@@ -17,28 +17,10 @@ from imat_jax.data.corpus import DataError
 from imat_jax.encoders.clips import Clip
 
 
-def program(verb, *flags, check=True):
-    done = programs.run(verb, *flags)
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
 def run(shared):
     """A run of two updates on the features of four clips, and the clips."""
-    return shared("predict", make_run)
-
-
-def make_run(folder):
-    (folder / "media").mkdir()
-    talking.make(folder / "media")
-    program("extract", f"--input={folder / 'media'}", f"--output={folder / 'data'}")
-    settings = [f"--config.{k}" for k in ("steps=2", "model.width=8", "model.ffn=8")]
-    program(
-        "train", "--config=configs/offline.py", f"--config.dataset={folder / 'data'}",
-        f"--workdir={folder / 'run'}", *settings,
-    )  # fmt: skip
-    shutil.rmtree(folder / "data")  # predicting does not need it
+    return shared("on-media", served.make_run)
 
 
 def test_files_of_every_kind(run, tmp_path):
