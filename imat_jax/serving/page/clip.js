@@ -7,7 +7,7 @@ import { complain, say } from "./status.js";
 import { moveHead, onSeek } from "./timeline.js";
 
 const size = (bytes) =>
-  bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 
 /** `begun()` before a new clip is sent, `answered(answer)` after. */
 export function makeClip(facts, begun, answered) {
@@ -52,6 +52,7 @@ export function makeClip(facts, begun, answered) {
     if (words) form.append("transcript", words);
     form.append("file", file);
     begun();
+    $("switches").disabled = false;
     show(file);
     say("Sending and computing …");
     try {

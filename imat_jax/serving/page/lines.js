@@ -47,6 +47,8 @@ export function lines({ points, names, scale, domain, top, width }) {
   if (last) {
     for (const [name, at] of spread(names.map((n) => [n, y(last.values[n])]))) {
       const kind = name === top ? "end top" : "end";
+      const from = { x1: x(last.time), y1: y(last.values[name]) };
+      chart.append(svg("line", { class: "grid", ...from, x2: width - MARGIN.right + 3, y2: at }));
       const short = name.length > 13 ? `${name.slice(0, 12)}…` : name;
       chart.append(
         svg("text", { class: kind, x: width - MARGIN.right + 6, y: at + 4 }, short),

@@ -29,8 +29,9 @@ export function makeLive(facts, on, begun, updated) {
     event.preventDefault();
     stop();
     complain("");
-    $("start").disabled = true;
-    $("stop").disabled = false;
+    $("before").hidden = true;
+    $("stop").hidden = false;
+    $("stop").focus();
     const mine = new AbortController();
     ends.push(() => mine.abort());
     try {
@@ -43,6 +44,7 @@ export function makeLive(facts, on, begun, updated) {
   $("stop").addEventListener("click", () => {
     socket?.tell({ type: "stop" });
     stop();
+    $("start").focus();
     say("Stopped; camera and microphone are off.");
   });
   $("say-it").addEventListener("click", sendWords);
@@ -78,6 +80,7 @@ export function makeLive(facts, on, begun, updated) {
     await player.play();
     if (signal.aborted) return;
     begun();
+    $("switches").disabled = false;
     say("Connecting …");
     const wave = { hz: PEAKS, start: 0, peaks: [] };
     socket = openSocket(
@@ -141,10 +144,10 @@ export function makeLive(facts, on, begun, updated) {
     drawFace(message.face?.box ?? null);
     const { latency_ms, compute_ms, dropped } = message;
     $("face-note").textContent = message.face?.box ? "" : "No face is found.";
-    say(
-      `Live. The answer is ${Math.round(latency_ms)} ms behind, ${Math.round(compute_ms)} ms of them ` +
-        `computing; ${dropped} pictures left out.`,
-    );
+    // Not in the status, which is read aloud: these change with every answer.
+    $("pace").textContent =
+      `The answer is ${Math.round(latency_ms)} ms behind, ${Math.round(compute_ms)} ms of them ` +
+      `computing; ${dropped} pictures left out.`;
     updated(message, wave);
   }
 
@@ -164,8 +167,10 @@ export function makeLive(facts, on, begun, updated) {
     for (const end of ends.splice(0).reverse()) end();
     socket = null;
     drawFace(null);
-    $("start").disabled = false;
-    for (const id of ["stop", "said", "say-it"]) $(id).disabled = true;
+    $("pace").textContent = "";
+    $("media-card").hidden = $("stop").hidden = true;
+    $("before").hidden = false;
+    for (const id of ["said", "say-it", "switches"]) $(id).disabled = true;
   }
 
   return { stop, choose: (modalities) => socket?.tell({ type: "modalities", modalities }) };

@@ -70,7 +70,7 @@ function run(facts) {
         !(update.frames?.[m] > 0) && switches.on().includes(m) ? "missing now" : "",
       ]);
       switches.show([], Object.fromEntries(notes));
-      drawLive(facts, updates, wave, switches.on(), facts.window);
+      drawLive(facts, updates, wave, switches.on());
     },
   );
 

@@ -21,10 +21,11 @@ export function drawClip(facts, answer, on) {
   const one = restricted(answer, on);
   const whole = one === answer;
   const windows = answer.windows ?? [];
-  const points = curve(windows, on);
+  const points = curve(windows, on, facts.hop);
   const scale = scaleOf(facts.task, [one.prediction.values, ...windows.flatMap((w) => Object.values(w.subsets))]);
   const note = whole ? "Of the whole clip." : `Of the whole clip, from ${on.join(" and ")} alone.`;
   drawOne(facts, one, { scale, whole, note });
+  announce(sentence(one.prediction, scale, facts.task));
   drawWords({ words: answer.words, text: answer.transcript, on: on.includes("text") });
   drawTimeline({
     points,
@@ -37,14 +38,15 @@ export function drawClip(facts, answer, on) {
 }
 
 /** The newest of the live answers, and how they went. */
-export function drawLive(facts, updates, wave, on, window) {
+export function drawLive(facts, updates, wave, on) {
   const newest = updates.at(-1);
   const one = newest.prediction ? newest : null; // null: nothing was there to answer from
   const shown = updates.filter((u) => u.time > newest.time - SHOWN);
   const points = shown.map((u) => ({ time: u.time, values: u.prediction?.values ?? null }));
   const scale = scaleOf(facts.task, points.flatMap((p) => p.values ?? []));
-  if (one) drawOne(facts, one, { scale, whole: true, note: `Of the last ${window} seconds.` });
+  if (one) drawOne(facts, one, { scale, whole: true, note: `Of the last ${facts.window} seconds.` });
   else drawNothing();
+  announce(one ? named(one.prediction) : "no answer"); // the number moves too often to be read
   drawWords({ words: one?.words ?? [], text: "", on: on.includes("text") });
   const start = Math.max(0, newest.time - SHOWN);
   drawTimeline({
@@ -61,7 +63,6 @@ function drawNothing() {
   $("answer-card").hidden = false;
   $("contributions").replaceChildren();
   drawNoAnswer("Nothing seen or heard in the last seconds.");
-  announce("no answer");
 }
 
 function drawOne(facts, one, { scale, whole, note }) {
@@ -71,6 +72,4 @@ function drawOne(facts, one, { scale, whole, note }) {
   drawAnswer({ prediction, scale, task, names, coverage, whole, note });
   const name = named(prediction);
   drawContributions({ contributions, base, prediction, name, names, scale });
-  // While numbers move, the name alone is worth saying.
-  announce(whole ? named(prediction) : sentence(prediction, scale, task));
 }

@@ -50,9 +50,17 @@ export function restricted(answer, on) {
 export const highest = (values) =>
   Object.keys(values).reduce((best, name) => (values[name] > values[best] ? name : best));
 
-/** Windows as points of a curve: {time, values or null where nothing of `on` is there}. */
-export const curve = (windows, on) =>
-  windows.map(({ start, end, subsets }) => ({
-    time: (start + end) / 2,
-    values: subsets[key(there(subsets).filter((m) => on.includes(m)))] ?? null,
-  }));
+/**
+ * Windows, every `hop` seconds, as points of a curve: {time, values, or null where nothing of `on`
+ * is there}. Windows in which no modality is there are not in the list: the curve has a gap.
+ */
+export function curve(windows, on, hop) {
+  const points = [];
+  windows.forEach(({ start, end, subsets }, i) => {
+    const gap = i > 0 && start - windows[i - 1].start > 1.5 * hop;
+    if (gap) points.push({ time: start, values: null });
+    const values = subsets[key(there(subsets).filter((m) => on.includes(m)))] ?? null;
+    points.push({ time: (start + end) / 2, values });
+  });
+  return points;
+}
