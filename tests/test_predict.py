@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import served
+import talking
 from served import program
 
 from imat_jax import predict
