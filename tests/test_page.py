@@ -1,4 +1,4 @@
-"""The page of the service in headless Chromium: a clip, live from made devices, the ways it fails."""
+"""The page of the service in headless Chromium: a clip, live from made devices, what goes wrong."""
 
 import contextlib
 import itertools
@@ -25,6 +25,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 browsing = pytest.mark.skipif(
     not CHROMIUM, reason="no Chromium here; apt-get install chromium, or $CHROMIUM"
 )
+TOKEN = "right"
 WORDS = "what a day this was"
 
 
@@ -35,7 +36,8 @@ def folder(shared):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    with served.serving(folder / "artifact", seconds=8.0, window=1.0, hop=0.25) as url:
+    settings = dict(token=TOKEN, seconds=8.0, window=1.0, hop=0.25)
+    with served.serving(folder / "artifact", **settings) as url:
         yield url
 
 
@@ -75,13 +77,16 @@ def browser(devices):
 
 
 @contextlib.contextmanager
-def opened(browser, url, width=1280, scheme="light", expected=(), prepare=None):
+def opened(browser, url, width=1280, scheme="light", expected=(), prepare=None, token=TOKEN):
     """The page; at the end, that it asked nobody but the service and complained of nothing else.
 
     expected: what the console may say. prepare: what to do with the tab before it goes there.
+    token: what the tab has in its storage.
     """
     size = {"width": width, "height": 900}
     context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    if token:
+        context.add_init_script(f"sessionStorage.setItem('imat-token', '{token}')")
     tab = context.new_page()
     tab.set_default_timeout(30_000)
     said, asked = [], []
@@ -91,9 +96,7 @@ def opened(browser, url, width=1280, scheme="light", expected=(), prepare=None):
     if prepare:
         prepare(tab)
     tab.goto(url)
-    tab.wait_for_function(
-        "document.querySelector('#about').textContent.startsWith('A model reads')"
-    )
+    tab.locator("#about", has_text="A model reads").wait_for()
     yield tab
     foreign = [
         a for a in asked if not a.startswith((url, url.replace("http", "ws"), f"blob:{url}"))
@@ -110,8 +113,17 @@ def send(tab, path, words=""):
     with tab.expect_response("**/predict") as response:
         tab.get_by_role("button", name="Recognise").click()
     tab.get_by_role("heading", name="Answer").wait_for()
-    tab.wait_for_function("document.querySelector('#status').textContent.includes('answered')")
+    tab.locator("#status", has_text="answered").wait_for()
     return response.value.json()
+
+
+def until(tab, there):
+    """Waits for `there()`; the page's policy forbids what Playwright's own waiting would do."""
+    for _ in range(300):
+        if there():
+            return
+        tab.wait_for_timeout(100)
+    raise AssertionError("it did not come in half a minute")
 
 
 def percent(value):
@@ -154,12 +166,12 @@ def test_a_clip_and_what_it_is_without_a_modality(browser, url, folder):
             assert ours[m] == pytest.approx(phi, abs=3e-6)  # of values of six decimals
         # Words, with their weights in a table.
         assert tab.locator("#words").inner_text().split() == [w["word"] for w in answer["words"]]
-        tab.get_by_text("Weight of each word").click()
+        tab.get_by_text("Weight of each word", exact=True).first.click()
         weights = table(tab, "weight of each word")
         assert weights == {w["word"]: f"{w['weight']:.3f}" for w in answer["words"]}
         # Curves of all values, and sound.
         assert tab.locator("#lines .series").count() == len(values)
-        assert tab.locator(".waveform path").get_attribute("d").count("M") > 100
+        assert tab.locator(".waveform path").get_attribute("d").count("M") == 60
 
         asked = []
         tab.on("request", lambda request: asked.append(request.url))
@@ -190,12 +202,13 @@ def test_a_clip_and_what_it_is_without_a_modality(browser, url, folder):
 def test_picture_and_curves_play_along(browser, url, folder):
     with opened(browser, url) as tab:
         answer = send(tab, folder / "media/all.mp4", WORDS)
-        tab.wait_for_function("document.querySelector('#player').readyState > 1")
+        until(tab, lambda: tab.evaluate("document.querySelector('#player').readyState") > 1)
+        tab.locator("#lines svg").scroll_into_view_if_needed()
         room = tab.locator("#lines svg").bounding_box()
         for share in (0.75, 0.25):  # of the picture's time; clicked at in the curves
             left = room["x"] + 44 + share * (room["width"] - 44 - 92)
             tab.mouse.click(left, room["y"] + 60)
-            tab.wait_for_function("!document.querySelector('#player').seeking")
+            until(tab, lambda: not tab.evaluate("document.querySelector('#player').seeking"))
             now = tab.evaluate("document.querySelector('#player').currentTime")
             assert now == pytest.approx(share * answer["seconds"], abs=0.02)
             head = tab.locator("#playhead").bounding_box()
@@ -246,7 +259,7 @@ def test_names_landmarks_and_keyboard(browser, url, folder):
             tab.locator("h1").count() == 1 and tab.evaluate("document.documentElement.lang") == "en"
         )
         snapshot = tab.locator("body").aria_snapshot()
-        roles = "button|textbox|switch|radio|slider|checkbox|img|region|table|group"
+        roles = "button|textbox|switch|radio|slider|checkbox|img|region|table"
         unnamed = [x for x in snapshot.splitlines() if re.match(rf"\s*- ({roles})(:|$| \[)", x)]
         assert unnamed == []
         for role, name in (("switch", "vision"), ("slider", "Position in the clip"),
@@ -254,19 +267,20 @@ def test_names_landmarks_and_keyboard(browser, url, folder):
             assert tab.get_by_role(role, name=name).is_visible()
         assert "Lines over" in tab.locator("#lines svg").get_attribute("aria-label")
         # What can be used can be reached, and it shows.
-        reached = set()
+        reached = []
         tab.evaluate("document.activeElement.blur()")
-        for _ in range(40):
+        for _ in range(60):
             tab.keyboard.press("Tab")
             name, outline = tab.evaluate(
-                "(e => [e.id || e.textContent, getComputedStyle(e).outlineStyle])"
-                "(document.activeElement)"
+                "(e => [e.id || (e.labels?.[0] ?? e).textContent.trim(),"
+                "getComputedStyle(e).outlineStyle])(document.activeElement)"
             )
-            if name in reached:
+            reached.append(name)
+            if name == "download":
                 break
-            reached.add(name)
             assert name in ("player", "file") or outline == "solid", name
-        assert {"file", "transcript-given", "player", "seek", "download"} <= reached
+        expected = ["text", "audio", "vision", "Weight of each word", "seek", "download"]
+        assert [name for name in reached if name in expected] == expected
         # The label is said when it changes, not more often than every two seconds.
         heard = tab.evaluate(
             """async () => {
@@ -298,7 +312,7 @@ def test_live(browser, url):
             updates.append(message)
 
     def watch(socket):
-        socket.on("framesent", sent.append)
+        socket.on("framesent", lambda payload: sent.append(payload))
         socket.on("framereceived", received)
 
     with opened(browser, url, width=390, prepare=lambda tab: tab.on("websocket", watch)) as tab:
@@ -316,8 +330,7 @@ def test_live(browser, url):
         tab.get_by_role("textbox", name="What is being said").fill(WORDS)
         tab.get_by_role("button", name="Use these words").click()
         tab.locator("#words", has_text="day").wait_for()
-        while len(updates) < 4:
-            tab.wait_for_timeout(100)
+        until(tab, lambda: len(updates) > 3)
         assert [u["time"] for u in updates] == sorted(u["time"] for u in updates)
         newest = updates[-1]
         assert newest["face"]["box"] and newest["frames"]["audio"] and newest["frames"]["vision"]
@@ -325,11 +338,8 @@ def test_live(browser, url):
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
 
         tab.get_by_role("switch", name="vision").press("Space")
-        while "vision" in updates[-1]["contributions"]:
-            tab.wait_for_timeout(100)
-        tab.wait_for_function(
-            "!document.querySelector('#contributions').textContent.includes('vision')"
-        )
+        until(tab, lambda: "vision" not in tab.locator("#contributions").inner_text())
+        assert set(updates[-1]["contributions"]) == {"text", "audio"}
         assert tab.locator("#note-vision").inner_text() == ""  # it is off, and not missing
 
         tab.get_by_role("button", name="Stop").click()
@@ -342,7 +352,8 @@ def test_live(browser, url):
         assert kept == updates[: len(kept)] and len(kept) >= 4
 
     start, *rest = sent
-    assert json.loads(start) == {"type": "start", "modalities": ["text", "audio", "vision"]}
+    modalities = ["text", "audio", "vision"]
+    assert json.loads(start) == {"type": "start", "token": TOKEN, "modalities": modalities}
     assert json.loads(rest[-1]) == {"type": "stop"}
     binary = [x for x in rest if isinstance(x, bytes)]
     kinds = {1: [], 2: []}
@@ -387,11 +398,8 @@ def test_sound_is_resampled_without_aliases(browser, url, rate):
 
 
 @browsing
-def test_a_token_is_asked_for_and_kept(browser, folder):
-    with (
-        served.serving(folder / "artifact", token="right", seconds=8.0) as url,
-        opened(browser, url, expected=["401"]) as tab,
-    ):
+def test_a_token_is_asked_for_and_kept(browser, url, folder):
+    with opened(browser, url, expected=["401"], token="") as tab:
         tab.get_by_label("Video or sound file").set_input_files(folder / "media/all.mp4")
         tab.get_by_role("button", name="Recognise").click()
         for token in ("wrong", "right"):
@@ -436,7 +444,7 @@ def test_what_goes_wrong_is_said(browser, url, folder, tmp_path):
         tab.get_by_text("The service is busy; trying again in 1 s (try 2 of 5).").wait_for()
         tab.get_by_role("alert").wait_for()  # the third time the service itself answers
         assert next(busy) == 3
-        assert "upload" in tab.get_by_role("alert").inner_text()
+        assert "says: not a media file" in tab.get_by_role("alert").inner_text()
         assert "cannot play" in tab.locator("#face-note").inner_text()
         tab.unroute("**/predict")
         tab.route("**/predict", lambda route: route.abort())
@@ -467,7 +475,7 @@ def canned(task, values, **prediction):
     """A state of health and an answer, as a service over such a model would give them."""
     health = {
         "media": True, "modalities": ["audio"], "values": list(values), "task": task,
-        "coverage": 0.9, "auth": False, "window": 3.0, "hop": 0.5,
+        "coverage": 0.9, "auth": False, "window": 3.0, "hop": 1.0,
         "limits": {"bytes": 1 << 20, "seconds": 9.0},
     }  # fmt: skip
     answer = {
@@ -491,8 +499,8 @@ def canned(task, values, **prediction):
                 set=["glad", "calm"]), "glad, 60 %", "Likely: glad or calm (90 %)"),
         (canned("multilabel", {"joy": 0.2, "fear": 0.7}, set=[]), "fear, 70 %",
          "May be there: none of them (90 %)"),
-        (canned("dimensions", {"valence": -2.5, "arousal": 1.0}, low={"valence": -3.0, "arousal": 0},
-                high={"valence": -2.0, "arousal": 2}), "valence, −2.50",
+        (canned("dimensions", {"valence": -2.5, "arousal": 1.0}, low={"valence": -3, "arousal": 0},
+                high={"valence": -2, "arousal": 2}), "valence, −2.50",
          "Likely: −3.00 to −2.00 (90 %)"),
     ],
     ids=["sentiment", "multiclass", "multilabel", "dimensions"],

@@ -34,7 +34,7 @@ export async function predict(form, needsToken, signal) {
 
 async function sentence(response) {
   const body = await response.json().catch(() => null);
-  return body?.error ?? `The service answered with status ${response.status}.`;
+  return body?.error ? `The service says: ${body.error}.` : `The service answered with status ${response.status}.`;
 }
 
 function pause(seconds, signal) {

@@ -109,15 +109,16 @@ export function makeLive(facts, on, begun, updated) {
         player,
         ready.fps,
         () => stream.getVideoTracks().length && !socket.crowded(),
-        (jpeg, at) => socket.send(PICTURE, at - begin, jpeg),
+        (jpeg, at) => socket?.send(PICTURE, at - begin, jpeg),
       ),
     );
     if (!stream.getAudioTracks().length) return;
+    // Sound and pictures under way when it ends come after the socket is gone.
     let clock = null; // seconds of the next sample
     const end = await startSound(stream, ready.sample_rate, (samples) => {
       const from = now() - samples.length / ready.sample_rate;
       if (clock === null || Math.abs(from - clock) > LATE) clock = Math.max(0, from);
-      socket.send(SOUND, clock, samples.buffer);
+      socket?.send(SOUND, clock, samples.buffer);
       draw(wave, samples, clock, ready.sample_rate);
       clock += samples.length / ready.sample_rate;
     });
@@ -153,7 +154,7 @@ export function makeLive(facts, on, begun, updated) {
 
   function refused(error) {
     if (/token/.test(error)) forgetToken(); // the next start asks for another
-    fail(`The service ended it: ${error}.`);
+    fail(`The service says: ${error}.`);
   }
 
   function fail(text) {
