@@ -17,7 +17,7 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -154,22 +154,21 @@ def make(
     """
     exported = program(net, manifest)
     weights = {k: np.asarray(v) for k, v in named(params).items()}
-    attention = sorted(
-        k for k in jax.tree.unflatten(exported.out_tree, exported.out_avals)["attention"]
-    )
-    manifest = dict(manifest) | {"attention": attention, "platforms": list(exported.platforms)}
+    pairs = jax.tree.unflatten(exported.out_tree, exported.out_avals)["attention"]
+    manifest = dict(manifest) | {"attention": sorted(pairs), "platforms": list(exported.platforms)}
     examples = probes(net, manifest)
-    answers = artifact.Artifact(manifest, exported, weights, {}).predict(examples)
     check = artifact.pack(examples)
-    check |= {"outputs": np.stack([a.outputs for a in answers])}
-    check |= {"values": np.stack([a.values for a in answers])}
+    made = artifact.Artifact(manifest, exported, weights, check)
+    answers = made.predict(examples)
+    check["outputs"] = np.stack([a.outputs for a in answers])
+    check["values"] = np.stack([a.values for a in answers])
     _compare(net, params, examples, check["outputs"], manifest["dtype"])
     files = {
         "program.bin": bytes(exported.serialize()),
         "weights.npz": _archive(weights),
         "check.npz": _archive(check),
     }
-    return artifact.Artifact(manifest, exported, weights, check), files
+    return made, files
 
 
 def program(net: Network, manifest: Mapping[str, Any]) -> jax_export.Exported:
