@@ -27,6 +27,7 @@ from jax import export
 FORMAT = "imat_jax-artifact/1"
 FILES = ("program.bin", "weights.npz", "check.npz", "model_card.md")
 ROWS = 64  # of a batch, at most
+ROUNDED = 1e-6  # what float32 may have taken from a probability that is just at the threshold
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
 KEYS = (
     "task", "values", "outputs", "headline", "modalities", "dtype", "lengths", "extraction",
@@ -140,7 +141,7 @@ class Artifact:
             raw = raised / raised.sum()
         else:
             raw = raised / (raised + (1 - values) ** np.array(_list(calibration["temperature"])))
-        inside = 1 - raw <= np.array(limits)
+        inside = 1 - raw <= np.array(limits) + ROUNDED
         found["set"] = [name for name, kept in zip(self.values, inside, strict=True) if kept]
         return found
 

@@ -298,12 +298,15 @@ def calibrate(task: Task, label: np.ndarray, outputs: np.ndarray) -> dict[str, A
     Args:
       label: [N] or [N, V]; outputs: [N, K].
     """
-    questions = calibration.questions(task, label, outputs).values()
+    questions = list(calibration.questions(task, label, outputs).values())
     found: dict[str, Any] = {"coverage": COVERAGE, "examples": len(label)}
     if task.name in calibration.CLASSES:
-        fitted = [confidence.fit_temperature(*q) for q in questions]
-        edge = 0.99 * confidence.LARGEST
-        fitted = [t if 1 / edge < t < edge else 1.0 for t in fitted]
+        fitted = [
+            1.0
+            if (logits.argmax(axis=1) == truth).all()
+            else confidence.fit_temperature(logits, truth)
+            for logits, truth in questions
+        ]
         limits = [
             conformal.threshold(confidence.probabilities(logits), truth, COVERAGE)
             for logits, truth in questions
