@@ -125,22 +125,22 @@ class Artifact:
         if not calibration:
             return found
         if "radius" in calibration:
-            radius = np.array([np.nan if r is None else r for r in _list(calibration["radius"])])
+            radius = np.array([np.nan if r is None else r for r in listed(calibration["radius"])])
             if not np.isnan(radius).any():
                 for name, edge in (("low", values - radius), ("high", values + radius)):
                     named = dict(zip(self.values, edge.tolist(), strict=True))
                     found[name] = edge.item() if task == "sentiment" else named
             return found
-        limits = _list(calibration["threshold"])
+        limits = listed(calibration["threshold"])
         if None in limits:
             return found
         # Sets are of the probabilities before the temperature, whose fit saw the examples that
         # the thresholds are of: p^T, normalised, takes it back.
-        raised = values ** np.array(_list(calibration["temperature"]))
+        raised = values ** np.array(listed(calibration["temperature"]))
         if task == "multiclass":
             raw = raised / raised.sum()
         else:
-            raw = raised / (raised + (1 - values) ** np.array(_list(calibration["temperature"])))
+            raw = raised / (raised + (1 - values) ** np.array(listed(calibration["temperature"])))
         inside = 1 - raw <= np.array(limits) + ROUNDED
         found["set"] = [name for name, kept in zip(self.values, inside, strict=True) if kept]
         return found
@@ -279,5 +279,6 @@ def unpack(archive: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     return examples
 
 
-def _list(value: Any) -> list:
+def listed(value: Any) -> list:
+    """One number for all values, or a list of one for each: a list."""
     return value if isinstance(value, list) else [value]

@@ -61,7 +61,13 @@ def main(argv: list[str]) -> None:
     fitted = manifest["calibration"]
     print(f"{output}: {manifest['task']}, {'+'.join(manifest['modalities'])}, {size / 1e6:.1f} MB")
     print(f"  {', '.join(sorted(file.name for file in output.iterdir()))}")
-    print(f"  calibrated at coverage {fitted['coverage']}" if fitted else "  not calibrated")
+    print(f"  {_calibrated(fitted)}" if fitted else "  not calibrated")
+
+
+def _calibrated(fitted: Mapping[str, Any]) -> str:
+    limits = [v for k in ("threshold", "radius") for v in artifact.listed(fitted.get(k, []))]
+    few = ", too few for all sets or intervals" * (None in limits)
+    return f"calibrated on {fitted['examples']} examples, coverage {fitted['coverage']}{few}"
 
 
 def export(

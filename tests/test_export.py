@@ -314,7 +314,7 @@ def exported(shared, finished):
     def make(folder):
         done = programs.run("export", f"--workdir={workdir}", f"--output={folder / 'out'}")
         assert done.returncode == 0, done.stderr
-        assert "calibrated at coverage 0.9" in done.stdout
+        assert "calibrated on 40 examples, coverage 0.9\n" in done.stdout
 
     return shared("exported", make) / "out"
 
