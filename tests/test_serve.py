@@ -112,8 +112,14 @@ def test_a_clip_is_what_predict_says_of_it(service, folder, tmp_path):
     said = answer.json()
     assert said["id"] == "x" and said["missing"] == [] and said["transcript"] == "hello there"
     assert said["frames"] == want["frames"]
-    for name, value in want["prediction"]["values"].items():
-        assert said["prediction"]["values"][name] == pytest.approx(value, abs=1e-4)
+    manifest = artifact.load(folder / "artifact").manifest
+    raised = {
+        name: value ** (1 / manifest["calibration"]["temperature"])
+        for name, value in want["prediction"]["values"].items()
+    }
+    for name, value in raised.items():
+        calibrated = value / sum(raised.values())
+        assert said["prediction"]["values"][name] == pytest.approx(calibrated, abs=1e-4)
     assert said["subsets"]["text+audio+vision"] == said["prediction"]["values"]
     assert [w["word"] for w in said["words"]] == ["hello", "there"]
     assert sum(w["weight"] for w in said["words"]) == pytest.approx(1, abs=1e-3)
@@ -264,36 +270,33 @@ def test_a_full_queue_says_come_again(folder):
 
 def test_a_decoder_that_dies_or_hangs_is_replaced(folder, away):
     file = (folder / "media" / "all.mp4").read_bytes()
+    others = decoders()
+    signs = {signal.SIGKILL: "the decoder died", signal.SIGSTOP: "longer than 15 s"}
     with served.serving(folder / "artifact", work=15.0) as url:
-        for sign, message in (
-            (signal.SIGKILL, "the decoder died"),
-            (signal.SIGSTOP, "longer than"),
-        ):
+        for sign, message in signs.items():
+            (decoder,) = decoders() - others
+            os.kill(decoder, signal.SIGSTOP)
             with concurrent.futures.ThreadPoolExecutor(1) as thread:
-                (decoder,) = children("imat_jax.serving.decoder")
-                if sign == signal.SIGSTOP:
-                    os.kill(decoder, sign)
                 waiting = thread.submit(upload, url, file)
-                if sign == signal.SIGKILL:
-                    while not list(away.iterdir()):
-                        time.sleep(0.01)
-                    os.kill(decoder, sign)
+                while not list(away.iterdir()):
+                    time.sleep(0.01)
+                os.kill(decoder, sign)
                 answer = waiting.result()
             assert answer.status_code == 422 and message in answer.json()["error"]
             assert upload(url, file).status_code == 200
         assert list(away.iterdir()) == []
-    assert children("imat_jax.serving.decoder") == []
+    assert decoders() == others
 
 
-def children(module):
-    """Processes below this one that run `module`."""
-    found = []
-    for status in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+def decoders():
+    """Processes below this one that read media."""
+    found = set()
+    for command in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            words = status.read_bytes().split(b"\0")
-            parent = status.with_name("stat").read_text().rpartition(")")[2].split()[1]
-            if module.encode() in words and int(parent) == os.getpid():
-                found.append(int(status.parent.name))
+            words = command.read_bytes().split(b"\0")
+            parent = command.with_name("stat").read_text().rpartition(")")[2].split()[1]
+            if b"imat_jax.serving.decoder" in words and int(parent) == os.getpid():
+                found.add(int(command.parent.name))
     return found
 
 
@@ -337,7 +340,8 @@ def test_a_live_stream(service, folder):
         assert update["frames"]["text"] == 4  # with what the tokenizer puts around
     last = updates[-1]
     assert last["missing"] == [] and len(last["subsets"]) == 7 and len(last["words"]) == 2
-    assert last["frames"]["vision"] >= 8 and 0 <= min(last["face"]["box"]) < 1
+    # Sent all at once, some pictures wait too long to be looked at.
+    assert last["frames"]["vision"] >= 5 and 0 <= min(last["face"]["box"]) < 1
     assert httpx.get(f"{service}/health").json()["queue"]["sessions"] == 0
 
 
