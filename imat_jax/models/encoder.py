@@ -204,7 +204,7 @@ def frame_moments(x: jax.Array, mask: jax.Array) -> jax.Array:
     mean = x.sum(axis=1) / frames
     centred = jnp.where(mask[..., None], x - mean[:, None], 0)
     # The floor keeps the gradient of a constant feature finite, for encoders trained end to end.
-    deviation = jnp.sqrt(jnp.maximum(jnp.square(centred).sum(axis=1) / frames, 1e-12))
+    deviation = jnp.sqrt(jnp.maximum((centred**2).sum(axis=1) / frames, 1e-12))
     return jnp.concatenate([mean, deviation], axis=1)
 
 
