@@ -1,6 +1,7 @@
 # make train    build the embedded corpus, train the default config on it, print the results table
 # make test     the tests, on 8 simulated CPU devices
-# make demo     make clips of a talking face, extract features, train, predict: no download but packages
+# make demo     make clips of a talking face, extract features, train, predict, export, and serve a page
+#               at http://127.0.0.1:8000 until Ctrl+C: no download but packages
 # make lint     what CI checks besides: ruff
 # make test-torch   parity with PyTorch, in the same environment plus the extra [torch]
 # make test-beam    Apache Beam writes the same data sets; an environment of its own
@@ -27,7 +28,7 @@ $(VENV)/ready: requirements.txt pyproject.toml
 
 # What the media programs need besides.
 $(VENV)/ready-media: $(VENV)/ready requirements-offline.txt
-	$(BIN)/$(INSTALL) --editable '.[dev,media,egemaps,demo]'
+	$(BIN)/$(INSTALL) --editable '.[dev,media,egemaps,demo,serve]'
 	$(BIN)/$(INSTALL) --no-deps -r requirements-offline.txt
 	touch $@
 
@@ -47,10 +48,14 @@ data/demo-media: | $(VENV)/ready-media
 data/demo: | data/demo-media
 	$(BIN)/python -m imat_jax.extract --input=data/demo-media --output=$@
 
-demo: data/demo
+runs/demo-artifact: data/demo
 	$(BIN)/python -m imat_jax.train --config=configs/offline.py --workdir=runs/demo
 	$(BIN)/python -m imat_jax.predict --workdir=runs/demo $$($(BIN)/python -c \
 	  'import csv; print(*("data/demo-media/" + r["file"] for r in csv.DictReader(open("data/demo-media/table.csv")) if r["split"] == "test"))')
+	$(BIN)/python -m imat_jax.export --workdir=runs/demo --output=$@
+
+demo: runs/demo-artifact
+	$(BIN)/python -m imat_jax.serve runs/demo-artifact
 
 test: $(VENV)/ready-test
 	$(BIN)/python -m pytest -n 2 --dist=worksteal

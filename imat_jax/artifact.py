@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from jax import export
 FORMAT = "imat_jax-artifact/1"
 FILES = ("program.bin", "weights.npz", "check.npz", "model_card.md")
 SIZES = (1, 8, 64)  # rows of a batch: of a few, as lengths are, so that a few programs do for all
+ROUNDED = 1e-6  # what float32 may have taken from a probability that is just at the threshold
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
 KEYS = (
     "task", "values", "outputs", "headline", "modalities", "dtype", "lengths", "extraction",
@@ -109,7 +109,7 @@ class Artifact:
         return next((n for n in self.manifest["lengths"] if n >= longest), longest)
 
     def subsets(self, example: Mapping[str, np.ndarray]) -> dict[frozenset[str], np.ndarray]:
-        """{modalities: values [V]} of every nonempty subset of those that the example has."""
+        """{modalities: values [V]} of every nonempty subset of those in the example."""
         there = [m for m in self.modalities if len(example.get(m, ()))]
         sizes = range(1, len(there) + 1)
         chosen = [s for n in sizes for s in itertools.combinations(there, n)]
@@ -135,23 +135,23 @@ class Artifact:
         if not calibration:
             return found
         if "radius" in calibration:
-            radius = np.array([np.nan if r is None else r for r in _list(calibration["radius"])])
+            radius = np.array([np.nan if r is None else r for r in listed(calibration["radius"])])
             if not np.isnan(radius).any():
                 for name, edge in (("low", values - radius), ("high", values + radius)):
                     named = dict(zip(self.values, edge.tolist(), strict=True))
                     found[name] = edge.item() if task == "sentiment" else named
             return found
-        limits = _list(calibration["threshold"])
+        limits = listed(calibration["threshold"])
         if None in limits:
             return found
         # Sets are of the probabilities before the temperature, whose fit saw the examples that
         # the thresholds are of: p^T, normalised, takes it back.
-        raised = values ** np.array(_list(calibration["temperature"]))
+        raised = values ** np.array(listed(calibration["temperature"]))
         if task == "multiclass":
             raw = raised / raised.sum()
         else:
-            raw = raised / (raised + (1 - values) ** np.array(_list(calibration["temperature"])))
-        inside = 1 - raw <= np.array(limits)
+            raw = raised / (raised + (1 - values) ** np.array(listed(calibration["temperature"])))
+        inside = 1 - raw <= np.array(limits) + ROUNDED
         found["set"] = [name for name, kept in zip(self.values, inside, strict=True) if kept]
         return found
 
@@ -173,7 +173,7 @@ class Artifact:
                 x = np.zeros((0,) if tokens else (0, facts["dim"]), np.int32 if tokens else "f4")
             if x.shape[1:] != (() if tokens else (facts["dim"],)) or not x.ndim:
                 raise ValueError(f"{m} is {list(x.shape)}, and is to be {shape}")
-            if x.dtype.kind not in ("iu" if tokens else "fiuV"):  # V: bfloat16
+            if x.dtype.kind not in ("iu" if tokens else "fiu") and x.dtype != ml_dtypes.bfloat16:
                 raise ValueError(f"{m} is {x.dtype}, and is to be numbers {shape}")
             x = x[: facts["max_frames"]]
             if tokens:
@@ -274,8 +274,6 @@ def digest(manifest: Mapping[str, Any]) -> str:
 def arrays(content: bytes) -> dict[str, np.ndarray]:
     """Of an .npz archive."""
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise zipfile.BadZipFile("it is no .npz archive")
         return dict(archive)
 
 
@@ -294,5 +292,6 @@ def unpack(archive: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     return examples
 
 
-def _list(value: Any) -> list:
+def listed(value: Any) -> list:
+    """One number for all values, or a list of one for each: a list."""
     return value if isinstance(value, list) else [value]

@@ -61,7 +61,13 @@ def main(argv: list[str]) -> None:
     fitted = manifest["calibration"]
     print(f"{output}: {manifest['task']}, {'+'.join(manifest['modalities'])}, {size / 1e6:.1f} MB")
     print(f"  {', '.join(sorted(file.name for file in output.iterdir()))}")
-    print(f"  calibrated at coverage {fitted['coverage']}" if fitted else "  not calibrated")
+    print(f"  {_calibrated(fitted)}" if fitted else "  not calibrated")
+
+
+def _calibrated(fitted: Mapping[str, Any]) -> str:
+    limits = [v for k in ("threshold", "radius") for v in artifact.listed(fitted.get(k, []))]
+    few = ", too few for all sets or intervals" * (None in limits)
+    return f"calibrated on {fitted['examples']} examples, coverage {fitted['coverage']}{few}"
 
 
 def export(
@@ -156,22 +162,21 @@ def make(
     """
     exported = program(net, manifest)
     weights = {k: np.asarray(v) for k, v in named(params).items()}
-    attention = sorted(
-        k for k in jax.tree.unflatten(exported.out_tree, exported.out_avals)["attention"]
-    )
-    manifest = dict(manifest) | {"attention": attention, "platforms": list(exported.platforms)}
+    pairs = jax.tree.unflatten(exported.out_tree, exported.out_avals)["attention"]
+    manifest = dict(manifest) | {"attention": sorted(pairs), "platforms": list(exported.platforms)}
     examples = probes(net, manifest)
-    answers = artifact.Artifact(manifest, exported, weights, {}).predict(examples)
     check = artifact.pack(examples)
-    check |= {"outputs": np.stack([a.outputs for a in answers])}
-    check |= {"values": np.stack([a.values for a in answers])}
+    made = artifact.Artifact(manifest, exported, weights, check)
+    answers = made.predict(examples)
+    check["outputs"] = np.stack([a.outputs for a in answers])
+    check["values"] = np.stack([a.values for a in answers])
     _compare(net, params, examples, check["outputs"], manifest["dtype"])
     files = {
         "program.bin": bytes(exported.serialize()),
         "weights.npz": _archive(weights),
         "check.npz": _archive(check),
     }
-    return artifact.Artifact(manifest, exported, weights, check), files
+    return made, files
 
 
 def program(net: Network, manifest: Mapping[str, Any]) -> jax_export.Exported:
@@ -312,12 +317,15 @@ def calibrate(task: Task, label: np.ndarray, outputs: np.ndarray) -> dict[str, A
     Args:
       label: [N] or [N, V]; outputs: [N, K].
     """
-    questions = calibration.questions(task, label, outputs).values()
+    questions = list(calibration.questions(task, label, outputs).values())
     found: dict[str, Any] = {"coverage": COVERAGE, "examples": len(label)}
     if task.name in calibration.CLASSES:
-        fitted = [confidence.fit_temperature(*q) for q in questions]
-        edge = 0.99 * confidence.LARGEST
-        fitted = [t if 1 / edge < t < edge else 1.0 for t in fitted]
+        fitted = [
+            1.0
+            if (logits.argmax(axis=1) == truth).all()
+            else confidence.fit_temperature(logits, truth)
+            for logits, truth in questions
+        ]
         limits = [
             conformal.threshold(confidence.probabilities(logits), truth, COVERAGE)
             for logits, truth in questions

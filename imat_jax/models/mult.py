@@ -281,7 +281,8 @@ def positions(length: int, width: int, longest: int) -> jax.Array:
 def published_mask(target: int, source: int) -> jax.Array:
     """[T, S] bool: frame t attends to frames up to t + |S - T|."""
     t = jnp.arange(target)[:, None]
-    return jnp.arange(source)[None] <= t + abs(source - target)
+    apart = jax.core.max_dim(source - target, target - source)  # abs takes no symbol
+    return jnp.arange(source)[None] <= t + apart
 
 
 def last_frame(x: jax.Array, mask: jax.Array) -> jax.Array:
