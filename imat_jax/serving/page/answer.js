@@ -46,7 +46,7 @@ function likely(prediction, { scale, task, coverage, whole }) {
 }
 
 const MEANING =
-  "In brackets: in how many of 100 clips, of the kind it was calibrated with, such a statement holds.";
+  "In brackets: in how many of 100 clips, like those it was calibrated with, this holds.";
 
 /** [low, high] of one value, or null. */
 function interval({ low, high }, name) {

@@ -102,7 +102,7 @@ export function makeLive(facts, on, begun, updated) {
     const begin = performance.now() / 1000;
     const now = () => performance.now() / 1000 - begin;
     say("Listening and looking …");
-    for (const node of [$("said"), $("say-it")]) node.disabled = !facts.modalities.includes("text");
+    $("said").disabled = $("say-it").disabled = false;
     if ($("said").value) sendWords();
     ends.push(
       startPictures(

@@ -32,6 +32,11 @@ function run(facts) {
     return complain("This service has no encoders: it answers to features only, by POST /predict.");
   }
 
+  const words = facts.modalities.includes("text");
+  $("transcript-row").hidden = $("said-row").hidden = !words;
+  // Live answers come with sound or pictures.
+  $("live-mode").disabled = words && facts.modalities.length === 1;
+
   const switches = makeSwitches(facts.modalities, (on) => {
     if (answer) drawClip(facts, answer, on);
     live.choose(on);

@@ -15,7 +15,7 @@ export function drawWords({ words, text, on }) {
   $("words-note").textContent = !on
     ? "Text is switched off: these words are not read."
     : words.length
-      ? "Dark is where voice and face look: attention on the words, in the answer from all modalities."
+      ? "Shaded most is where voice and face look: attention on the words, in the answer from all modalities."
       : "";
   $("words-details").hidden = !words.length;
   const rows = words.map(({ word, weight }) => [word, weight.toFixed(3)]);
