@@ -26,8 +26,8 @@ from imat_jax import artifact, serve
 from imat_jax.encoders import media
 from imat_jax.encoders.encoder import SAMPLE_RATE
 from imat_jax.serving import answers
-from imat_jax.serving.app import Settings
 from imat_jax.serving.live import Stream
+from imat_jax.serving.settings import Settings
 
 PIECE = 0.1  # seconds of sound in a message
 

@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import NoReturn
 
 from absl import app
@@ -62,6 +63,14 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> 
     except UsageError as error:
         fail(error)
     app.run(guarded)
+
+
+def package(name: str, extra: str) -> ModuleType:
+    """Import an optional package; raises `UsageError` that says which extra it comes with."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(f"{name} is needed: pip install 'imat_jax[{extra}]' ({error})") from error
 
 
 def fail(error: Exception) -> NoReturn:

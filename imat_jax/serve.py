@@ -14,17 +14,15 @@ import secrets
 import sys
 
 import jax
-import uvicorn
 from absl import flags
 
 from imat_jax import artifact as artifacts
 from imat_jax import encoders
 from imat_jax.artifact import Artifact, ArtifactError
-from imat_jax.cli import UsageError, run
+from imat_jax.cli import UsageError, package, run
 from imat_jax.data.corpus import DataError
 from imat_jax.encoders.extractor import Extractor, Recipe
-from imat_jax.serving import app
-from imat_jax.serving.app import Settings
+from imat_jax.serving.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 WARM = 3  # lengths for which programs are compiled at the start: of clips of some seconds
@@ -54,6 +52,9 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     f = flags.FLAGS
+    uvicorn, _ = package("uvicorn", "serve"), package("fastapi", "serve")
+    from imat_jax.serving import app  # which imports them
+
     folder = f.artifact or (argv[1] if len(argv) > 1 else None)
     if folder is None:
         raise UsageError("which artefact? python -m imat_jax.serve OUT")

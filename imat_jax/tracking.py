@@ -8,16 +8,14 @@ numbers and MLflow both, which are the same.
 
 from __future__ import annotations
 
-import importlib
 import pathlib
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any, Protocol
 
 from imat_jax import config as configs
-from imat_jax.cli import UsageError
+from imat_jax.cli import package
 
 
 class Tracker(Protocol):
@@ -53,7 +51,7 @@ class WandB:
     """A run of Weights & Biases; its id is kept in RUN/wandb_id."""
 
     def __init__(self, workdir: pathlib.Path, config):
-        self._wandb = wandb = _package("wandb")
+        self._wandb = wandb = package("wandb", "tracking")
         file = workdir / "wandb_id"
         if not file.is_file():
             file.write_text(uuid.uuid4().hex)
@@ -83,7 +81,7 @@ class MLflow:
     """A run of MLflow; its id is kept in RUN/mlflow_id."""
 
     def __init__(self, workdir: pathlib.Path, config):
-        self._mlflow = _package("mlflow")
+        self._mlflow = package("mlflow", "tracking")
         file = workdir / "mlflow_id"
         known = file.read_text() if file.is_file() else None
         self._client = self._mlflow.MlflowClient()
@@ -110,15 +108,6 @@ class MLflow:
 
 
 TRACKERS = {"wandb": WandB, "mlflow": MLflow}
-
-
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(
-            f"--track={name} needs a package: pip install 'imat_jax[tracking]' ({error})"
-        ) from error
 
 
 def _numbers(results: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import uvicorn
 
 from imat_jax import artifact, serve
 from imat_jax.serving import app
-from imat_jax.serving.app import Settings
+from imat_jax.serving.settings import Settings
 
 
 def program(verb, *flags, check=True):

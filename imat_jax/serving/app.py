@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hmac
 import pathlib
 import shutil
@@ -31,6 +30,7 @@ from imat_jax.encoders.extractor import Extractor
 from imat_jax.serving import answers, schema, sockets, uploads
 from imat_jax.serving.batcher import Batcher, Full
 from imat_jax.serving.extraction import Extracted, Pool
+from imat_jax.serving.settings import Settings
 
 PAGE = pathlib.Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -41,35 +41,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": "camera=(self), microphone=(self), geolocation=()",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Limits of the service.
-
-    Attributes:
-      token: what callers have to know; "": nothing.
-      loopback: only this machine can ask, and only pages of the service itself.
-      bytes, seconds: of an upload: its size, and its length as media.
-      arrival: seconds that a request may take to arrive. work: that its media may take.
-      rows: of a batch. waiting: examples, and waiting_media: uploads, that may wait.
-      workers: processes that read media. sessions: live streams at a time.
-      window, hop: seconds that an answer over time looks at, and from one to the next.
-    """
-
-    token: str = ""
-    loopback: bool = True
-    bytes: int = 64 << 20
-    seconds: float = 60.0
-    arrival: float = 60.0
-    work: float = 120.0
-    rows: int = 64
-    waiting: int = 2048
-    waiting_media: int = 16
-    workers: int = 1
-    sessions: int = 2
-    window: float = 3.0
-    hop: float = 0.5
 
 
 class Service:

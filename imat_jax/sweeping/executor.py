@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import pathlib
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Protocol
 
-from imat_jax.cli import UsageError
 from imat_jax.sweeping.state import Job
 
 EXECUTORS = {"local": "local", "slurm": "slurm", "ray": "ray_cluster"}
@@ -49,11 +47,3 @@ def make(name: str, root: pathlib.Path, jobs: int, options: dict[str, str]) -> E
     """
     module = importlib.import_module(f"imat_jax.sweeping.{EXECUTORS[name]}")
     return module.make(root, jobs, options)
-
-
-def package(name: str, extra: str) -> ModuleType:
-    """Import an optional package; raises `UsageError` that says which extra it comes with."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(f"{name} is needed: pip install 'imat_jax[{extra}]' ({error})") from error

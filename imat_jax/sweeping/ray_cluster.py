@@ -10,9 +10,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from imat_jax.cli import UsageError
+from imat_jax.cli import UsageError, package
 from imat_jax.sweeping import worker
-from imat_jax.sweeping.executor import package
 from imat_jax.sweeping.state import Job
 
 OWN = ("num_cpus", "num_gpus")

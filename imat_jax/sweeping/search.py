@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from imat_jax import tasks
-from imat_jax.cli import UsageError
-from imat_jax.sweeping.executor import package
+from imat_jax.cli import UsageError, package
 from imat_jax.sweeping.state import OVER, Job
 from imat_jax.train import Pruned
 

@@ -13,9 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from imat_jax.cli import UsageError
+from imat_jax.cli import UsageError, package
 from imat_jax.sweeping import worker
-from imat_jax.sweeping.executor import package
 from imat_jax.sweeping.state import Job
 
 UNLIMITED = 10**6
