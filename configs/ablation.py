@@ -8,14 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from configs import common, mosi, ravdess, tiny
-
-CORPORA = {
-    "tiny": lambda: tiny.get_config(),
-    "ravdess": lambda: ravdess.get_config(),
-    "mosi": lambda: mosi.get_config(),
-    "mosi400": lambda: mosi.get_config("corpus=mosi400"),
-}
+from configs import common
+from configs.baselines import CORPORA
 
 # One row of the table each; the first is the reference.
 CHANGES: tuple[dict[str, Any], ...] = (
@@ -40,7 +34,8 @@ def get_config(arg: str = ""):
     arg = common.parse(arg, corpus="tiny")
     if arg.corpus not in CORPORA:
         raise ValueError(f"corpus is one of {', '.join(CORPORA)}, not {arg.corpus!r}")
-    return CORPORA[arg.corpus]()
+    module, which = CORPORA[arg.corpus]
+    return module.get_config(which)
 
 
 def sweep(config) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The table of models × corpora of docs/models.md: launch/tables.sh [CORPUS…]; interrupted, it goes on.
 # Five seeds each, one budget a corpus, selected on validation; test is scored when all are trained.
-# Real corpora: IMAT_DATA names the folder of ravdess.npz, mosi_text_audio.npz, mosi400.npz.
+# `folds`: ravdess in six folds of actors, with a stronger feature of speech. Real corpora: IMAT_DATA
+# names the folder of ravdess.npz, mosi_text_audio.npz, mosi400.npz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${IMAT_DATA:=../shared/data}"
@@ -14,15 +15,28 @@ sweep() { # CORPUS GRID…
     --test "${@:2}"
 }
 
+folds() { # ravdess with the stronger feature of speech, six folds of actors, each tuned on its own validation
+  for k in 1 2 3 4 5 6; do
+    build "emo-$k" --input="$IMAT_DATA/ravdess.npz" --features=audio=utt_audio_w2v2emo \
+      --protocol=ravdess-8way-6fold --fold="$k"
+    python -m imat_jax.sweep --config=configs/ravdess.py --config.dataset="data/emo-$k" --config.epochs=20 \
+      --workdir="sweeps/emo-$k" --seeds=3 --test \
+      --grid model.input_dropout.audio=0,0.5 --grid optim.weight_decay=1,3
+    python benchmarks/linear.py "data/emo-$k" audio+vision
+  done
+  python benchmarks/folds.py sweeps/emo-{1..6}
+}
+
 models=imat,early,late,tfn,lmf,mult,misa,mbt
-[ $# -gt 0 ] || set -- tiny ravdess mosi400 mosi
+[ $# -gt 0 ] || set -- folds tiny ravdess mosi400 mosi
 for corpus; do
   case $corpus in
+    folds) folds; continue ;;
     tiny) build tiny --source=synthetic ;;
     ravdess) build ravdess --input="$IMAT_DATA/ravdess.npz" --protocol=ravdess-8way ;;
     mosi) build mosi --input="$IMAT_DATA/mosi_text_audio.npz" --protocol=mosi-sentiment ;;
     mosi400) build mosi400 --input="$IMAT_DATA/mosi400.npz" ;;
-    *) echo "error: corpus is tiny, ravdess, mosi or mosi400, not $corpus" >&2; exit 1 ;;
+    *) echo "error: corpus is tiny, ravdess, mosi, mosi400 or folds, not $corpus" >&2; exit 1 ;;
   esac
   case $corpus in
     mosi*) sweep "$corpus" --grid "model.name=$models,selfmm" ;;

@@ -317,6 +317,28 @@ def test_a_playlist_does_not_reach_the_network(tmp_path):
             server.accept()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nclip.mkv\n#EXT-X-ENDLIST"),
+        ("list.txt", "ffconcat version 1.0\nfile clip.mkv\n"),
+        (
+            "list.mpd",
+            '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+            'mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="video/x-matroska">'
+            '<Representation id="a" bandwidth="1"><BaseURL>clip.mkv</BaseURL></Representation>'
+            "</AdaptationSet></Period></MPD>",
+        ),
+    ],
+)
+def test_a_file_that_names_other_files(tmp_path, name, content):
+    clip(tmp_path / "clip.mkv", 1.0)
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(media.MediaError, match="not a media file"):
+        media.probe(path)
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".avi", ".flv", ".wav", ".flac", ".mp3"])
 def test_a_file_that_is_cut_off(tmp_path, suffix):
     path = clip(tmp_path / f"clip{suffix}", 3.0, sample_rate=rate_of(suffix))

@@ -186,6 +186,8 @@ def test_wrong_requests(service):
     assert httpx.get(f"{service}/predict").status_code == 405
     for path in ("/nothing", "/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd"):
         assert httpx.get(service + path).status_code == 404
+    for origin, status in (("https://evil.example", 403), ("null", 403), (service, 422)):
+        assert post(json={}, headers={"origin": origin}).status_code == status
     # A name that somebody's page points at this machine.
     answer = httpx.get(f"{service}/health", headers={"host": "evil.example"})
     assert answer.status_code == 400

@@ -33,6 +33,9 @@ MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 # Formats that say how long they are; of the others FFmpeg guesses from the bit rate.
 SAY_LENGTH = {MP4, MATROSKA, "asf", "avi", "flac", "flv", "ogg", "w64", "wav"}
 NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+# Playlists and the like: what is read would not be the file whose hash is recorded, and an upload
+# could name other files of a service's machine.
+REFERRING = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "vobsub"}
 TICK = 0.0015  # seconds; containers that count in milliseconds are up to one off
 LEAD = 0.1  # seconds; streams of one file seldom begin together
 GAP = 0.05  # seconds by which timestamps and samples may disagree
@@ -366,8 +369,8 @@ def _open(path: pathlib.Path) -> Any:
     if not path.stat().st_size:
         raise MediaError(f"{path}: the file is empty")
     try:
-        # FFmpeg lets a playlist that is a file name other files, and nothing on the network.
-        container = av.open(f"file:{path}", metadata_errors="replace")
+        allowed = {"format_whitelist": ",".join(sorted(av.formats_available - REFERRING))}
+        container = av.open(f"file:{path}", options=allowed, metadata_errors="replace")
         known = container.format.name != "tty"  # any .txt, as an animation in a terminal
     except av.FFmpegError as error:
         if isinstance(error, PermissionError):

@@ -34,6 +34,7 @@ from imat_jax.serving.settings import Settings
 
 PAGE = pathlib.Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+ERRORS = (400, 401, 403, 408, 413, 415, 422, 429)
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' "
     "blob:; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
@@ -139,6 +140,8 @@ def make(artifact: Artifact, extractor: Extractor | None, settings: Settings) ->
     app.add_middleware(Headers)
 
     def authorised(request: Request) -> None:
+        if not sockets.same_origin(request):
+            raise HTTPException(403, "another site's page")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if not service.allowed(token if scheme.lower() == "bearer" else ""):
             raise HTTPException(401, "give the token: Authorization: Bearer …",
@@ -172,7 +175,7 @@ def make(artifact: Artifact, extractor: Extractor | None, settings: Settings) ->
         "/predict",
         response_model=schema.Prediction,
         response_model_exclude_unset=True,
-        responses={code: {"model": schema.Error} for code in (400, 401, 408, 413, 415, 422, 429)},
+        responses={code: {"model": schema.Error} for code in ERRORS},
         openapi_extra={"requestBody": schema.predict_body(artifact.modalities)},
         dependencies=[fastapi.Depends(authorised)],
     )

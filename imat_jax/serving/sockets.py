@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fastapi import WebSocket, WebSocketDisconnect
+from starlette.requests import HTTPConnection
 
 from imat_jax.data.corpus import DataError
 from imat_jax.encoders.encoder import SAMPLE_RATE
@@ -38,7 +39,7 @@ class Wrong(Exception):
 
 async def serve(service: Service, socket: WebSocket) -> None:
     """One stream, from its first message to its end."""
-    if not _same_origin(socket):
+    if not same_origin(socket):
         await socket.close(1008, "another site's page")
         return
     await socket.accept()
@@ -58,10 +59,10 @@ async def serve(service: Service, socket: WebSocket) -> None:
         pass  # gone, perhaps while it was being written to
 
 
-def _same_origin(socket: WebSocket) -> bool:
-    """Browsers let any page open a socket to any server; they say whose page it is."""
-    origin = socket.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
+def same_origin(connection: HTTPConnection) -> bool:
+    """Browsers let any page open a socket, or post a form, anywhere; they say whose page it is."""
+    origin = connection.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
 
 
 async def _start(service: Service, socket: WebSocket) -> list[str]:
