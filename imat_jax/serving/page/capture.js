@@ -32,7 +32,10 @@ export async function openDevices({ audio, video }) {
   }
 }
 
-/** Calls `heard(Int16Array)` with sound at `rate` until the function that it returns is called. */
+/**
+ * Calls `heard(Int16Array, fresh)` with sound at `rate` until the function that it returns is
+ * called; `fresh`: the sound does not go on from the last, since it begins or was interrupted.
+ */
 export async function startSound(stream, rate, heard) {
   const context = new AudioContext();
   await context.audioWorklet.addModule("static/sound-worklet.js");
@@ -40,7 +43,12 @@ export async function startSound(stream, rate, heard) {
     numberOfOutputs: 0,
     processorOptions: { rate, chunk: Math.round(CHUNK * rate) },
   });
-  node.port.onmessage = ({ data }) => heard(new Int16Array(data));
+  let fresh = true;
+  context.onstatechange = () => (fresh = true);
+  node.port.onmessage = ({ data }) => {
+    heard(new Int16Array(data), fresh);
+    fresh = false;
+  };
   context.createMediaStreamSource(stream).connect(node);
   await context.resume();
   return () => context.close();

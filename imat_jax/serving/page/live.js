@@ -10,7 +10,6 @@ import { askToken, forgetToken, token } from "./token.js";
 
 const PEAKS = 50; // a second, of the waveform
 const KEPT = 30; // seconds of waveform
-const LATE = 0.5; // seconds that the sound's clock may differ from the page's
 
 /**
  * `on()`: the modalities switched on. `begun()` when it starts; `updated(update, wave)` with each
@@ -114,10 +113,10 @@ export function makeLive(facts, on, begun, updated) {
     );
     if (!stream.getAudioTracks().length) return;
     // Sound and pictures under way when it ends come after the socket is gone.
-    let clock = null; // seconds of the next sample
-    const end = await startSound(stream, ready.sample_rate, (samples) => {
-      const from = now() - samples.length / ready.sample_rate;
-      if (clock === null || Math.abs(from - clock) > LATE) clock = Math.max(0, from);
+    let clock = 0; // seconds of the next sample
+    const end = await startSound(stream, ready.sample_rate, (samples, fresh) => {
+      // After that samples are counted: when a message arrives depends on what else goes on.
+      if (fresh) clock = Math.max(clock, now() - samples.length / ready.sample_rate);
       socket?.send(SOUND, clock, samples.buffer);
       draw(wave, samples, clock, ready.sample_rate);
       clock += samples.length / ready.sample_rate;
