@@ -102,6 +102,10 @@ class Artifact:
         blocks = (rows[k : k + SIZES[-1]] for k in range(0, len(rows), SIZES[-1]))
         return [answer for block in blocks for answer in self._block(block, length)]
 
+    def check_example(self, example: Mapping[str, np.ndarray]) -> None:
+        """Raises the `ValueError` that `predict` would, before it is among others."""
+        self._row(example)
+
     def bucket(self, example: Mapping[str, np.ndarray]) -> int:
         """The `length` that its longest modality needs, of a few: of a service, the programs."""
         read = (min(len(example.get(m, ())), f["max_frames"]) for m, f in self.modalities.items())

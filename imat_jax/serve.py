@@ -25,7 +25,6 @@ from imat_jax.encoders.extractor import Extractor, Recipe
 from imat_jax.serving.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-WARM = 3  # lengths for which programs are compiled at the start: of clips of some seconds
 TOKEN = "IMAT_TOKEN"  # of the environment: a flag can be read by everybody on this machine
 
 
@@ -83,7 +82,7 @@ def main(argv: list[str]) -> None:
     print(f"{pathlib.Path(folder)}: {artifact.manifest['task']}, {'+'.join(artifact.modalities)}")
     if extractor is None:
         print("its features were not made by `imat extract`: it answers to features only")
-    if token and TOKEN not in os.environ:
+    if token and token != os.environ.get(TOKEN):
         print(f"token: {token}")
     if not loopback:
         print("not encrypted: put a proxy with TLS in front (docs/serve.md)")
@@ -91,7 +90,7 @@ def main(argv: list[str]) -> None:
     uvicorn.run(
         app.make(artifact, extractor, settings), host=f.host, port=f.port, loop="asyncio",
         log_level="info", access_log=False, server_header=False,
-        ws_max_size=4 << 20, timeout_keep_alive=10,
+        ws_max_size=4 << 20, timeout_keep_alive=10, timeout_graceful_shutdown=10,
     )  # fmt: skip
 
 
@@ -127,7 +126,8 @@ def warm_up(artifact: Artifact) -> None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
     largest = max(info["max_frames"] for info in artifact.modalities.values())
-    lengths = [n for n in artifact.manifest["lengths"] if n < largest][:WARM]
+    ladder = artifact.manifest["lengths"]
+    lengths = [n for i, n in enumerate(ladder) if not i or ladder[i - 1] < largest]
     for size, length in itertools.product(artifacts.SIZES, lengths):
         artifact.predict([{}] * size, length)
     off = artifact.check()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import hmac
 import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import fastapi
@@ -20,6 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException as StarletteError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imat_jax import __version__, encoders, spans
@@ -55,6 +57,7 @@ class Service:
         self.artifact, self.extractor, self.settings = artifact, extractor, settings
         self.started = time.monotonic()
         self.sessions = 0
+        self._held: collections.Counter[str] = collections.Counter()
         self.batcher: Batcher
         self.pool: Pool | None = None
         self.tokens = _tokens(extractor)
@@ -74,10 +77,21 @@ class Service:
                 self.pool = await stack.enter_async_context(pool)
             yield
 
+    @contextlib.contextmanager
+    def held(self, kind: str, most: int) -> Iterator[None]:
+        """One body of a kind that is received and kept; raises `Full` where there are `most`."""
+        if self._held[kind] >= most:
+            raise Full
+        self._held[kind] += 1
+        try:
+            yield
+        finally:
+            self._held[kind] -= 1
+
     def allowed(self, token: str) -> bool:
         """Takes as long whatever is wrong with it."""
         return not self.settings.token or hmac.compare_digest(
-            token.encode(), self.settings.token.encode()
+            token.encode(errors="replace"), self.settings.token.encode()
         )
 
     async def explain(self, frames: answers.Frames, words: str = "") -> dict[str, Any]:
@@ -133,7 +147,7 @@ def make(artifact: Artifact, extractor: Extractor | None, settings: Settings) ->
         title="imat_jax", version=__version__, description=__doc__.partition("\n")[0],
         lifespan=lifespan, docs_url=None, redoc_url=None,  # whose pages load from elsewhere
     )  # fmt: skip
-    if settings.loopback:  # or a page elsewhere could ask by a name that it points here
+    if settings.loopback and not settings.token:  # or a page elsewhere could, by a name for here
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
     _errors(app)
 
@@ -186,14 +200,18 @@ def make(artifact: Artifact, extractor: Extractor | None, settings: Settings) ->
         """What the model says of a media file, or of features."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
-            content = await uploads.body(request, settings.bytes, settings.arrival)
-            return await _of_features(service, content, detail)
+            with service.held("features", settings.held):
+                most = min(settings.bytes, uploads.JSON)
+                content = await uploads.body(request, most, settings.arrival)
+                asked = await asyncio.to_thread(uploads.features, content, artifact.modalities)
+            return await _of_features(service, *asked, detail)
         if kind == "multipart/form-data":
-            form = await uploads.form(request, settings.bytes, settings.arrival)
-            try:
-                return await _of_media(service, form)
-            finally:
-                await form.close()
+            with service.held("media", settings.workers + settings.waiting_media):
+                form = await uploads.form(request, settings.bytes, settings.arrival)
+                try:
+                    return await uploads.while_connected(request, _of_media(service, form))
+                finally:
+                    await form.close()
         raise HTTPException(415, "send multipart/form-data with a file, or application/json")
 
     @app.websocket("/live")
@@ -208,8 +226,14 @@ def make(artifact: Artifact, extractor: Extractor | None, settings: Settings) ->
     return app
 
 
-async def _of_features(service: Service, content: bytes, detail: bool) -> dict[str, Any]:
-    name, frames = await asyncio.to_thread(uploads.features, content, service.artifact.modalities)
+async def _of_features(
+    service: Service, name: str, frames: answers.Frames, detail: bool
+) -> dict[str, Any]:
+    artifact = service.artifact
+    try:
+        artifact.check_example(frames)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
     begun = time.perf_counter()
     if detail:
         said = await service.explain(frames)
@@ -272,6 +296,14 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(Full)
     def full(request: Request, error: Full) -> Response:
         return said(429, "too many requests are waiting; try again", {"Retry-After": "1"})
+
+    @app.exception_handler(ClientDisconnect)
+    def gone(request: Request, error: ClientDisconnect) -> Response:
+        return said(499, "whoever asked has gone")  # which nobody reads
+
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> Response:
+        return said(500, "the service failed; its log says why")
 
     @app.exception_handler(DataError)
     def unreadable(request: Request, error: DataError) -> Response:

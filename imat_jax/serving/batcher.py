@@ -66,6 +66,8 @@ class Batcher:
           Full: they do not fit beside what is waiting; none of them was taken. More than may ever
             wait are taken when nothing else waits.
         """
+        if not examples:
+            return []
         waiting = self.waiting
         if waiting and waiting + len(examples) > self._most:
             raise Full

@@ -25,6 +25,7 @@ from imat_jax.serving import answers
 
 JITTER = 0.1  # seconds by which the time of a piece of sound may be off: it goes on from the last
 WORDS = 2000  # characters that are read
+MOST = 1000  # pictures of a window, whatever times they bear
 SIDE = 4096  # pixels of a picture's longer side, at most
 
 
@@ -111,6 +112,8 @@ class Pictures:
         if self.last.crop is not None:
             (frames,) = self._encoder.encode([self.last.crop[None]])
             self._frames.append((time, frames[0]))
+            if len(self._frames) > MOST:
+                self._frames.popleft()
 
     def features(self, end: float) -> np.ndarray:
         """[T, D] of the window that ends at `end` seconds; pictures without a face have none."""

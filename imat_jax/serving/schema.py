@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from imat_jax.serving import uploads
+
 Values = dict[str, float]
 
 
@@ -95,7 +97,7 @@ def predict_body(modalities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     frames: dict[str, Any] = {}
     for m, info in modalities.items():
         row = {"type": "number"} if info["tokens"] else _row(info["dim"])
-        most = 8 * info["max_frames"]
+        most = uploads.FRAMES * info["max_frames"]
         frames[m] = {"type": "array", "items": row, "maxItems": most}
     form = {
         "type": "object",
@@ -116,5 +118,5 @@ def predict_body(modalities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _row(dim: int) -> dict[str, Any]:
-    number = {"type": "number", "minimum": -1e30, "maximum": 1e30}
+    number = {"type": "number", "minimum": -uploads.LARGEST, "maximum": uploads.LARGEST}
     return {"type": "array", "items": number, "minItems": dim, "maxItems": dim}

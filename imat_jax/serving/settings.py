@@ -14,6 +14,7 @@ class Settings:
       loopback: only this machine can ask, and only pages of the service itself.
       bytes, seconds: of an upload: its size, and its length as media.
       arrival: seconds that a request may take to arrive. work: that its media may take.
+      held: requests with features that are received and read at a time.
       rows: of a batch. waiting: examples, and waiting_media: uploads, that may wait.
       workers: processes that read media. sessions: live streams at a time.
       window, hop: seconds that an answer over time looks at, and from one to the next.
@@ -25,6 +26,7 @@ class Settings:
     seconds: float = 60.0
     arrival: float = 60.0
     work: float = 120.0
+    held: int = 128
     rows: int = 64
     waiting: int = 2048
     waiting_media: int = 16

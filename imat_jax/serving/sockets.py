@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import math
 import struct
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.requests import HTTPConnection
@@ -30,7 +31,14 @@ IDLE = 60.0  # seconds without a message after which a stream ends
 LONGEST = 86_400.0  # seconds of a stream
 PENDING = 1.0  # seconds of pictures that may wait to be looked at; older ones are dropped
 BEHIND = 5.0  # seconds of sound that may wait to be read
+LONG = 2.0  # seconds of a piece of it
 MESSAGES = 500  # of any kind
+
+
+Item = tuple[int, float, Any, float]  # kind, seconds, content, when it arrived
+
+
+Gone = WebSocketDisconnect  # whoever sent; perhaps while being written to
 
 
 class Wrong(Exception):
@@ -53,16 +61,30 @@ async def serve(service: Service, socket: WebSocket) -> None:
         finally:
             service.sessions -= 1
     except Wrong as error:
-        await socket.send_json({"type": "error", "error": str(error)})
-        await socket.close(1008)
-    except (WebSocketDisconnect, RuntimeError):
-        pass  # gone, perhaps while it was being written to
+        with contextlib.suppress(Gone):
+            await send(socket, {"type": "error", "error": str(error)})
+            await socket.close(1008)
+    except Gone:
+        pass
+    except Exception:
+        logging.getLogger("uvicorn.error").exception("a live stream ended")
+        with contextlib.suppress(Gone):
+            await send(socket, {"type": "error", "error": "the service failed; its log says why"})
+            await socket.close(1011)
+
+
+async def send(socket: WebSocket, said: dict[str, Any]) -> None:
+    """Raises `Gone`."""
+    try:
+        await socket.send_json(said)
+    except RuntimeError as error:  # Starlette's, of a socket that is closed
+        raise Gone(1006) from error
 
 
 def same_origin(connection: HTTPConnection) -> bool:
     """Browsers let any page open a socket, or post a form, anywhere; they say whose page it is."""
     origin = connection.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
+    return origin is None or origin.partition("://")[2] == connection.headers.get("host")
 
 
 async def _start(service: Service, socket: WebSocket) -> list[str]:
@@ -83,7 +105,7 @@ async def _start(service: Service, socket: WebSocket) -> list[str]:
 
 def _json(message: dict[str, Any]) -> dict[str, Any]:
     if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", 1000))
+        raise Gone(message.get("code", 1000))
     try:
         said = json.loads(message.get("text") or "")
     except (ValueError, RecursionError):
@@ -106,13 +128,14 @@ class _Live:
     def __init__(self, service: Service, socket: WebSocket, modalities: list[str]):
         self._service, self._socket, self._modalities = service, socket, modalities
         self._stream = Stream(service.extractor, service.settings.window)
-        self._waiting: deque[tuple[int, float, Any]] = deque()  # kind, seconds, content
+        self._waiting: deque[Item] = deque()
         self._there, self._room = asyncio.Event(), asyncio.Event()
-        self._dropped, self._arrived, self._ended = 0, 0.0, False
+        self._dropped, self._ended = 0, False
 
     async def run(self) -> None:
         s, recipe = self._service.settings, self._service.extractor.recipe
-        await self._socket.send_json(
+        await send(
+            self._socket,
             {
                 "type": "ready", "window": s.window, "hop": s.hop, "fps": recipe.fps,
                 "sample_rate": SAMPLE_RATE, "modalities": list(self._service.artifact.modalities),
@@ -123,7 +146,7 @@ class _Live:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive())
                 tasks.create_task(self._answer())
-        except* (Wrong, WebSocketDisconnect, RuntimeError) as errors:
+        except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         await self._socket.close()
 
@@ -133,7 +156,6 @@ class _Live:
                 message = await asyncio.wait_for(self._socket.receive(), IDLE)
             except TimeoutError:
                 raise Wrong(f"nothing came for {IDLE:g} s") from None
-            self._arrived = time.monotonic()
             content = message.get("bytes")
             if content is None:
                 said = _json(message)
@@ -150,7 +172,8 @@ class _Live:
         if said.get("type") == "text" and isinstance(said.get("text"), str):
             for item in [item for item in self._waiting if item[0] == WORDS]:
                 self._waiting.remove(item)
-            self._waiting.append((WORDS, self._stream.time, said["text"]))
+            words = said["text"].encode(errors="replace").decode()  # JSON may hold half a character
+            self._waiting.append((WORDS, self._stream.time, words, time.monotonic()))
         elif said.get("type") == "modalities":
             self._modalities = _modalities(self._service, said.get("modalities"))
         else:
@@ -162,7 +185,9 @@ class _Live:
         (at,) = struct.unpack_from("<d", content, 1)
         if not (math.isfinite(at) and 0 <= at < LONGEST):
             raise Wrong("a time is in seconds since the start")
-        self._waiting.append((content[0], at, content[9:]))
+        if content[0] == SOUND and len(content) > 2 * SAMPLE_RATE * LONG:
+            raise Wrong(f"a piece of sound is at most {LONG:g} s long")
+        self._waiting.append((content[0], at, content[9:], time.monotonic()))
         # Of pictures that wait too long the oldest are not looked at; sound has to be whole, so
         # that whoever sends faster than it can be read has to wait.
         pictures = [item for item in self._waiting if item[0] == PICTURE]
@@ -171,10 +196,11 @@ class _Live:
             self._dropped += 1
         while len(self._waiting) > MESSAGES or self._sound_waits():
             self._room.clear()
+            self._there.set()
             await self._room.wait()
 
     def _sound_waits(self) -> bool:
-        sound = (len(content) for kind, _, content in self._waiting if kind == SOUND)
+        sound = (len(content) for kind, _, content, _ in self._waiting if kind == SOUND)
         return sum(sound) / 2 / SAMPLE_RATE > BEHIND
 
     async def _answer(self) -> None:
@@ -183,9 +209,9 @@ class _Live:
             await self._there.wait()
             self._there.clear()
             while self._waiting:
-                arrived = self._arrived
                 begun = time.perf_counter()
                 items = self._until(due)
+                arrived = items[-1][3]
                 try:
                     await asyncio.to_thread(self._read, items)
                 except DataError as error:
@@ -196,20 +222,20 @@ class _Live:
             if self._ended:
                 return
 
-    def _until(self, due: float) -> list[tuple[int, float, Any]]:
+    def _until(self, due: float) -> list[Item]:
         """What waits, up to the piece with which `due` is reached."""
         items = []
         while self._waiting:
             items.append(self._waiting.popleft())
-            kind, at, content = items[-1]
+            kind, at, content, _ = items[-1]
             length = len(content) / 2 / SAMPLE_RATE if kind == SOUND else 0.0
             if at + length >= due:
                 break
         self._room.set()
         return items
 
-    def _read(self, items: list[tuple[int, float, Any]]) -> None:
-        for kind, at, content in items:
+    def _read(self, items: list[Item]) -> None:
+        for kind, at, content, _ in items:
             if kind == SOUND:
                 self._stream.sound(at, content)
             elif kind == PICTURE:
@@ -226,7 +252,8 @@ class _Live:
                 said = await self._service.explain(features, self._stream.words)
             except Full:
                 return  # the next one is due soon
-        await self._socket.send_json(
+        await send(
+            self._socket,
             {"type": "update", "time": round(self._stream.time, 3)}
             | said
             | {
@@ -234,5 +261,5 @@ class _Live:
                 "dropped": self._dropped,
                 "compute_ms": round(1000 * (time.perf_counter() - begun), 1),
                 "latency_ms": round(1000 * (time.monotonic() - arrived), 1),
-            }
+            },
         )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import numpy as np
 import pydantic_core
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 FIELDS = 8  # of a form
 FRAMES = 8  # times those that the model reads, of which more are not taken
 NAME = 200  # characters of an id
+JSON = 16 << 20  # bytes of features; reading them holds up everything else
+LOOK = 0.5  # seconds between looks whether the caller is still there
+LARGEST = 1e15  # of a feature; the squares of a normalisation stay finite
 
 
 async def form(request: Request, most: int, seconds: float) -> FormData:
@@ -61,6 +64,21 @@ def _bounded(request: Request, most: int) -> Any:
     return receive
 
 
+async def while_connected(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+    """What `work` returns; it is cancelled when whoever asked has gone.
+
+    Raises:
+      ClientDisconnect: they have.
+    """
+    task = asyncio.ensure_future(work)
+    while not (await asyncio.wait({task}, timeout=LOOK))[0]:
+        if await request.is_disconnected():
+            task.cancel()
+            await asyncio.wait({task})
+            raise ClientDisconnect
+    return task.result()
+
+
 def field(form: FormData, name: str, most: int) -> str:
     """The text of a field, "" without it; raises `HTTPException` 422 where it is none."""
     value = form.get(name, "")
@@ -101,6 +119,9 @@ def features(
 def _matrix(m: str, rows: Any, info: Mapping[str, Any]) -> np.ndarray:
     """[T, D] float32, or token ids [T] int32."""
     shape = "a list of ids" if info["tokens"] else f"rows of {info['dim']} numbers"
+    if isinstance(rows, list) and len(rows) > FRAMES * info["max_frames"]:
+        most = info["max_frames"]
+        raise HTTPException(422, f"{m} has {len(rows)} frames; the model reads {most}")
     try:
         x = np.asarray(rows)
     except ValueError:
@@ -110,8 +131,10 @@ def _matrix(m: str, rows: Any, info: Mapping[str, Any]) -> np.ndarray:
     right = x.ndim == 1 if info["tokens"] else x.ndim == 2 and x.shape[1] == info["dim"]
     if not right or x.dtype.kind not in ("i" if info["tokens"] else "if"):
         raise HTTPException(422, f"{m} is {shape}")
-    if len(x) > FRAMES * info["max_frames"]:
-        raise HTTPException(422, f"{m} has {len(x)} frames; the model reads {info['max_frames']}")
-    if np.abs(x).max() > 3e38:
-        raise HTTPException(422, f"{m} has numbers that float32 does not")
-    return x.astype(np.int32 if info["tokens"] else np.float32)
+    if info["tokens"]:
+        if x.min() < 0 or x.max() >= info["vocabulary"]:
+            raise HTTPException(422, f"{m} is ids from 0 to {info['vocabulary'] - 1}")
+        return x.astype(np.int32)
+    if np.abs(x).max() > LARGEST:
+        raise HTTPException(422, f"{m} has numbers beyond {LARGEST:g}")
+    return x.astype(np.float32)

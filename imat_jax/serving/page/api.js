@@ -17,7 +17,9 @@ export async function predict(form, needsToken, signal) {
   if (needsToken && !token()) await askToken("This service answers those who have its token.", signal);
   for (let tried = 1; ; ) {
     const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
-    const response = await fetch("predict", { method: "POST", body: form, headers, signal });
+    const response = await fetch("predict", { method: "POST", body: form, headers, signal }).catch((error) => {
+      throw error instanceof TypeError ? new Error("The service cannot be reached.") : error;
+    });
     if (response.status === 401) {
       await askToken("The service did not accept the token.", signal);
     } else if (response.status === 429 && tried < TRIES) {

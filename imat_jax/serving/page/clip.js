@@ -66,7 +66,7 @@ export function makeClip(facts, begun, answered) {
     } catch (error) {
       if (mine.signal.aborted) return;
       say("");
-      complain(error instanceof TypeError ? "The service cannot be reached." : error.message);
+      complain(error.message);
     }
   });
 

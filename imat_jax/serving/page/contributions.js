@@ -4,6 +4,8 @@ import { bar } from "./bars.js";
 import { $, h, table } from "./dom.js";
 
 export function drawContributions({ contributions, base, prediction, name, names, scale }) {
+  $("contributions").hidden = !base; // of a model that does not know what is usual
+  if (!base) return;
   const modalities = Object.keys(contributions);
   const sizes = modalities.map((m) => Math.abs(contributions[m][name]));
   const reach = Math.max(scale.percent ? 0.1 : 0.5, ...sizes);

@@ -6,14 +6,16 @@ import { drawContributions } from "./contributions.js";
 import { $ } from "./dom.js";
 import { scaleOf } from "./scale.js";
 import { curve, restricted } from "./subsets.js";
-import { drawTimeline } from "./timeline.js";
+import { drawTimeline, forgetTimeline } from "./timeline.js";
 import { drawWords } from "./transcript.js";
 
 const SHOWN = 30; // seconds of live answers
 
 /** The cards that an answer fills. */
 export function hideResults() {
-  for (const id of ["answer-card", "switch-card", "words-card", "time-card"]) $(id).hidden = true;
+  for (const id of ["answer-card", "switch-card", "words-card"]) $(id).hidden = true;
+  forgetTimeline();
+  announce("");
 }
 
 /** The answer of /predict as it is from the modalities `on` alone. */

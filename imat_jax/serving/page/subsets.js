@@ -42,7 +42,7 @@ export function restricted(answer, on) {
   const values = answer.subsets[key(used)];
   const prediction = { values };
   if ("label" in answer.prediction) prediction.label = highest(values);
-  const contributions = shapley(used, answer.subsets, answer.base);
+  const contributions = answer.base && shapley(used, answer.subsets, answer.base);
   return { ...answer, prediction, contributions };
 }
 

@@ -23,6 +23,12 @@ export function drawTimeline(what) {
   if (details.open) fillTable(points, names, scale);
 }
 
+/** Nothing is shown, and nothing comes back when the window changes. */
+export function forgetTimeline() {
+  shown = null;
+  $("time-card").hidden = true;
+}
+
 function fillTable(points, names, scale) {
   const rows = points.map(({ time, values }) => [
     `${time.toFixed(1)} s`,
