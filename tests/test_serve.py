@@ -48,7 +48,8 @@ def away(tmp_path_factory):
 @pytest.fixture(scope="module")
 def service(folder, away):
     """Short media only, so that what is too long is quickly made."""
-    with served.serving(folder / "artifact", bytes=2 << 20, seconds=5.0, hop=0.25, window=1.0) as url:  # fmt: skip
+    limits = dict(bytes=2 << 20, seconds=5.0, hop=0.25, window=1.0)
+    with served.serving(folder / "artifact", **limits) as url:
         yield url
 
 
