@@ -10,6 +10,7 @@ import numpy as np
 
 from imat_jax.analysis.shapley import shapley
 from imat_jax.artifact import Answer, Artifact
+from imat_jax.data.corpus import DataError
 
 Frames = Mapping[str, np.ndarray]  # {modality: [T, D]}
 
@@ -66,6 +67,8 @@ def prediction(artifact: Artifact, values: np.ndarray) -> dict[str, Any]:
 
 
 def _by_name(artifact: Artifact, values: np.ndarray) -> dict[str, float]:
+    if not np.isfinite(values).all():  # JSON has no such numbers
+        raise DataError("the features are so large that the model has no finite answer to them")
     return dict(zip(artifact.values, np.round(values, 6).tolist(), strict=True))
 
 

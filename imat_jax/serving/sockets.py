@@ -252,6 +252,8 @@ class _Live:
                 said = await self._service.explain(features, self._stream.words)
             except Full:
                 return  # the next one is due soon
+            except DataError as error:
+                raise Wrong(str(error)) from error
         await send(
             self._socket,
             {"type": "update", "time": round(self._stream.time, 3)}
