@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import types
 
 import numpy as np
 import pytest
@@ -201,6 +202,16 @@ def test_pictures_and_words_of_the_window():
             stream.picture(5.0, wrong)
     with pytest.raises(DataError, match="at most 4096 on a side"):
         stream.picture(5.0, jpeg(0, (5000, 8)))
+
+
+def test_an_answer_that_is_not_finite_is_none():
+    artefact = types.SimpleNamespace(
+        values=("glad", "sad"), labels=lambda values: {"label": "glad"}
+    )
+    said = answers.prediction(artefact, np.array([0.25, 0.75]))
+    assert said == {"values": {"glad": 0.25, "sad": 0.75}, "label": "glad"}
+    with pytest.raises(DataError, match="no finite answer"):
+        answers.prediction(artefact, np.array([np.nan, np.nan]))
 
 
 def test_attention_over_words():
