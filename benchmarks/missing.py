@@ -20,6 +20,7 @@ import numpy as np
 
 from imat_jax import rundir, tasks
 from imat_jax.analysis import corruptions, robustness, runs
+from imat_jax.data.corpus import subsets
 from imat_jax.data.dataset import Dataset
 
 
@@ -43,7 +44,7 @@ def with_less(workdir: pathlib.Path, metric: str) -> dict[str, float]:
     """{subset: test metric} of one run, with everything outside the subset taken away."""
     experiment, params = runs.open_run(workdir)
     here = tuple(experiment.dims)
-    sets = robustness.subsets(here)
+    sets = subsets(here)
     conditions = [corruptions.condition(here, keep=s) for s in sets]
     found, _ = robustness.outputs(experiment, params, "test", conditions)
     label = experiment.dataset.index("test")["label"]
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/tiny.py")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    parser.add_argument("--modalities", help="audio+vision: of these alone; default: all")
     parser.add_argument("--dropout", type=float, default=0.3, help="model.modality_dropout")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--metric", help="default: the task's headline")
@@ -64,7 +66,8 @@ def main() -> None:
     dataset = Dataset.open(args.dataset)
     metadata = dataset.metadata
     metric = args.metric or tasks.make(metadata["task"], metadata["class_names"]).headline
-    names = ["+".join(s) for s in robustness.subsets(tuple(dataset.dims))]
+    named = args.modalities.split("+") if args.modalities else dataset.dims
+    names = ["+".join(s) for s in subsets([m for m in dataset.dims if m in named])]
     table: dict[str, dict[str, list[float]]] = {
         name: {"dropout": [], "plain": [], "own": []} for name in names
     }
@@ -73,7 +76,7 @@ def main() -> None:
         dropout = {"modalities": names[-1], "model.modality_dropout": args.dropout}
         train(folder / "dropout", args, seed, **dropout)
         for name in reversed(names):
-            train(folder / name, args, seed, modalities=name)
+            train(folder / name, args, seed, modalities=name, **{"model.modality_dropout": 0.0})
         for kind, workdir in (("dropout", "dropout"), ("plain", names[-1])):
             for name, score in with_less(folder / workdir, metric).items():
                 table[name][kind].append(score)

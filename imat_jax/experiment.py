@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from imat_jax import compiled, models, sharding, tasks, tuning
 from imat_jax import config as configs
-from imat_jax import models, sharding, tasks, tuning
 from imat_jax.cli import UsageError
 from imat_jax.data import loader, published
 from imat_jax.data.dataset import Dataset
@@ -96,7 +95,7 @@ def network(
     Raises:
       UsageError: the config does not fit itself or the dataset.
     """
-    _keep_compiled_programs()
+    compiled.keep()
     dims = configs.modalities(config, {m: v["dim"] for m, v in metadata["modalities"].items()})
     text = tuning.find(config, metadata, tuple(dims))
     try:
@@ -181,13 +180,6 @@ def _check_context(config: ml_collections.ConfigDict) -> None:
             "model.context needs the utterances of a batch whole and in order: not with data.mixup "
             "or accumulate"
         )
-
-
-def _keep_compiled_programs() -> None:
-    """A second run of the same shapes starts in seconds; JAX_COMPILATION_CACHE_DIR says where."""
-    if not jax.config.jax_compilation_cache_dir:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
 
 
 def _model(config, dims: Mapping[str, int], task, mesh, text: tuning.Text | None, key: jax.Array):

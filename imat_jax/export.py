@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import math
 import os
@@ -34,7 +33,7 @@ from imat_jax.analysis import calibration, confidence, conformal, targets
 from imat_jax.analysis import runs as analysed
 from imat_jax.checkpoint import Checkpoints
 from imat_jax.cli import UsageError, run
-from imat_jax.data.corpus import DataError
+from imat_jax.data.corpus import DataError, subsets
 from imat_jax.data.statistics import standardize
 from imat_jax.experiment import Network
 from imat_jax.inference import make_step
@@ -249,10 +248,8 @@ def probes(net: Network, manifest: Mapping[str, Any]) -> list[dict[str, np.ndarr
     """Made-up examples to check with: of every subset of the modalities, of different lengths."""
     random = np.random.default_rng(0)
     modalities = manifest["modalities"]
-    sizes = range(len(modalities), 0, -1)
-    chosen = [s for n in sizes for s in itertools.combinations(modalities, n)]
     examples = []
-    for i, subset in enumerate(chosen):
+    for i, subset in enumerate(reversed(subsets(tuple(modalities)))):
         example = {}
         for m in subset:
             facts = modalities[m]

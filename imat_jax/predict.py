@@ -25,7 +25,7 @@ from imat_jax.cli import UsageError, run
 from imat_jax.data.corpus import DataError, Modality
 from imat_jax.encoders import media, transcripts
 from imat_jax.encoders.clips import Clip
-from imat_jax.encoders.extractor import Extractor, Features, Recipe
+from imat_jax.encoders.extractor import Extractor, Features, reopen
 from imat_jax.encoders.faces import Face
 from imat_jax.encoders.transcripts import Transcript
 from imat_jax.tasks import Task
@@ -98,7 +98,8 @@ def open_run(
       asr: directory of a speech recogniser; None: the one that made the dataset.
 
     Raises:
-      UsageError: no run, no checkpoint, features that were made elsewhere, or other weights.
+      UsageError, DataError: no run, no checkpoint, features that were made elsewhere, or other
+        weights.
     """
     config = configs.load(workdir)
     metadata = json.loads((workdir / "dataset.json").read_text())
@@ -108,7 +109,14 @@ def open_run(
     if config.tune.text and moved:
         config.tune.text_encoder = encoders.parse(moved).get("text", "")
     net = experiments.network(config, metadata, mesh)
-    extractor = _extractor(workdir, metadata, tuple(net.dims), moved, asr)
+    made = {m: Modality(**metadata["modalities"][m]) for m in net.dims}
+    if "extraction" not in metadata["facts"]:
+        said = ", ".join(f"{m} by {info.extractor}" for m, info in made.items())
+        raise UsageError(
+            f"{workdir} was trained on features that were not made by `imat extract` ({said}), so "
+            "they cannot be made for a new file; extract a dataset from media and train on that"
+        )
+    extractor = reopen(metadata["facts"]["extraction"], made, moved, asr)
     if net.text:  # the run has a network of its own for what these are the tokens of
         tokens = net.text.tokenizer()
         extractor.encoders["text"] = dataclasses.replace(
@@ -120,53 +128,6 @@ def open_run(
     params = checkpoints.restore_best(net.abstract)
     checkpoints.close()
     return extractor, windows.make_reader(net, params, metadata["dtype"]), net.task
-
-
-def _extractor(
-    workdir: pathlib.Path,
-    metadata: Mapping[str, Any],
-    modalities: tuple[str, ...],
-    moved: list[str],
-    asr: str | None,
-) -> Extractor:
-    """As the features of the run's data set were made.
-
-    Raises:
-      UsageError: they were made elsewhere, or the weights are not those.
-    """
-    recorded = {m: Modality(**metadata["modalities"][m]) for m in modalities}
-    if "extraction" not in metadata["facts"]:
-        said = ", ".join(f"{m} by {info.extractor}" for m, info in recorded.items())
-        raise UsageError(
-            f"{workdir} was trained on features that were not made by `imat extract` ({said}), so "
-            "they cannot be made for a new file; extract a dataset from media and train on that"
-        )
-    recipe = Recipe(**metadata["facts"]["extraction"])
-    specs = {m: recipe.encoders[m] for m in modalities} | (encoders.parse(moved) if moved else {})
-    asr = recipe.asr if asr is None else asr
-    recipe = dataclasses.replace(
-        recipe,
-        encoders={m: specs[m] for m in modalities},
-        asr=asr if "text" in modalities else "",
-    )
-    try:
-        extractor = Extractor(recipe)
-    except DataError as error:
-        raise UsageError(
-            f"{error}. Where the run's weights are elsewhere now, say --encoders=MODALITY=NAME:PATH"
-        ) from error
-    for m, found in extractor.modalities.items():
-        if found != recorded[m]:
-            raise UsageError(
-                f"{workdir} was trained on {m} of {_describe(recorded[m])}; here is "
-                f"{_describe(found)}. Its numbers would mean something else: give the right "
-                f"weights with --encoders={m}=NAME:PATH"
-            )
-    return extractor
-
-
-def _describe(m: Modality) -> str:
-    return f"{m.extractor} ({m.checkpoint}, {m.layer}, {m.dim} features, {m.rate_hz} Hz)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,24 +7,23 @@ token; with --host=0.0.0.0 everybody does. See docs/serve.md.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import pathlib
 import secrets
 import sys
 
-import jax
 from absl import flags
 
 from imat_jax import artifact as artifacts
-from imat_jax import encoders
+from imat_jax import compiled
 from imat_jax.artifact import Artifact, ArtifactError
 from imat_jax.cli import UsageError, package, run
-from imat_jax.data.corpus import DataError
-from imat_jax.encoders.extractor import Extractor, Recipe
-from imat_jax.serving.settings import Settings
+from imat_jax.data.corpus import Modality
+from imat_jax.encoders.extractor import Extractor, reopen
+from imat_jax.serving.settings import LOOPBACK, Settings
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TOKEN = "IMAT_TOKEN"  # of the environment: a flag can be read by everybody on this machine
 
 
@@ -98,33 +97,19 @@ def open_encoders(artifact: Artifact, moved: list[str]) -> Extractor | None:
     """What made the artefact's features; None where that is not known.
 
     Raises:
-      UsageError: the encoders are not here, or not those.
+      DataError: the encoders are not here, or not those.
     """
     recorded = artifact.manifest["extraction"]
     if recorded is None:
         return None
-    named = dict(recorded["encoders"]) | (encoders.parse(moved) if moved else {})
-    recipe = Recipe(**recorded | {"encoders": {m: named[m] for m in artifact.modalities}})
-    try:
-        extractor = Extractor(recipe)
-    except DataError as error:
-        raise UsageError(f"{error}. Or say --encoders=MODALITY=NAME:PATH") from error
-    for m, found in extractor.modalities.items():
-        wanted = artifact.modalities[m]
-        if (found.extractor, found.checkpoint) != (wanted["extractor"], wanted["checkpoint"]):
-            raise UsageError(
-                f"{m} was made by {wanted['extractor']} ({wanted['checkpoint']}), and here is "
-                f"{found.extractor} ({found.checkpoint}): give the right weights with "
-                f"--encoders={m}=NAME:PATH"
-            )
-    return extractor
+    keys = [field.name for field in dataclasses.fields(Modality)]
+    made = {m: Modality(**{k: facts[k] for k in keys}) for m, facts in artifact.modalities.items()}
+    return reopen(recorded, made, moved)
 
 
 def warm_up(artifact: Artifact) -> None:
     """Compile what the first requests need; what is compiled is kept for the next start."""
-    if not jax.config.jax_compilation_cache_dir:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "imat_jax", "xla"))
+    compiled.keep()
     largest = max(info["max_frames"] for info in artifact.modalities.values())
     ladder = artifact.manifest["lengths"]
     lengths = [n for i, n in enumerate(ladder) if not i or ladder[i - 1] < largest]

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import run
+from programs import run as call
+from test_sharding import small
 
-from imat_jax import inference, sharding, tasks
+from imat_jax import experiment, inference, sharding, tasks
 from imat_jax.analysis import attribution, explain, explain_page, explain_plots, runs, targets
 from imat_jax.analysis.shapley import shapley
 from imat_jax.encoders import bert
@@ -156,6 +157,31 @@ def test_gradients_are_what_happens_to_the_odds(opened, attributed):
     assert total == pytest.approx(odds({}) - odds(everything), rel=0.02, abs=1e-3)
 
 
+def test_in_context_an_answer_is_explained_by_its_own_frames(tiny_dataset):
+    config = small(tiny_dataset, **{"model.context": 2, "batch_size": 16})
+    run = experiment.make(config)
+    params, split, row = run.params(jax.random.key(0)), run.split("test"), 17
+    rows = [row, int(split.plan(0)[0][1][0])]  # and the very first of its group
+    found = {one.row: one for one in attribution.attribute(run, params, "test", rows)}
+    assert found[rows[1]].context == {}
+    one = found[row]
+    assert set(one.context) <= {-2, -1}
+    assert sum(one.context.values()) == pytest.approx(1, abs=1e-5)
+
+    number = next(i for i, (_, members) in enumerate(split.plan(0)) if row in members)
+    batch, members = split[number], split.plan(0)[number][1]
+    at = len(split.around(members)[0]) + members.tolist().index(row)
+    moved = {m: batch[m].copy() for m in run.dims}
+    for m in moved:
+        moved[m][at] = run.dataset.metadata["statistics"][m]["mean"]
+    forward = inference.make_step(run)
+    outputs = [forward(params, sharding.put(batch | x, run.mesh)) for x in ({}, moved)]
+    np.testing.assert_allclose(one.outputs, outputs[0][at], rtol=1e-4, atol=1e-5)
+    odds, mean = (float(targets.odds(run.task, jnp.asarray(x))[at, one.answer]) for x in outputs)
+    total = sum(values.sum() for values in one.integrated.values())
+    assert total == pytest.approx(odds - mean, rel=0.02, abs=1e-3)
+
+
 @pytest.fixture(scope="module")
 def explained(opened):
     return explain.explain(*opened, "test", [0, 7], "whole")
@@ -277,6 +303,6 @@ def test_words_are_those_of_the_tokenizer(tmp_path):
 
 
 def test_an_utterance_that_is_not_there_is_one_line(finished):
-    done = run("explain", f"--workdir={finished[0]}", "--ids=test-000003,nobody")
+    done = call("explain", f"--workdir={finished[0]}", "--ids=test-000003,nobody")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "--ids=nobody: test of" in done.stderr and "it has test-000000" in done.stderr

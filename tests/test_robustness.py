@@ -17,6 +17,7 @@ from imat_jax import config as configs
 from imat_jax import inference
 from imat_jax.analysis import corruptions, robustness, runs
 from imat_jax.cli import UsageError
+from imat_jax.data.corpus import subsets
 from imat_jax.models.imat import drop_modalities
 
 DIMS = {"text": 3, "audio": 4, "vision": 2}
@@ -159,7 +160,7 @@ def test_a_subset_is_what_modality_dropout_in_training_leaves():
     trained = drop_modalities(masks, 0.5, jax.random.bits(jax.random.key(3), (2,), jnp.uint32))
     there = np.stack([np.asarray(trained[m]).any(axis=1) for m in DIMS], axis=1)
     seen = set()
-    for subset in robustness.subsets(tuple(DIMS)):
+    for subset in subsets(tuple(DIMS)):
         damaged = corrupt(batch, rows, corruptions.condition(tuple(DIMS), keep=subset))
         same = (there == np.isin(tuple(DIMS), subset)).all(axis=1)
         seen |= {subset} if same.any() else set()
@@ -196,7 +197,7 @@ def test_a_run_is_scored_with_less(opened, finished):
     experiment, params = opened
     experiment = dataclasses.replace(experiment, buckets=experiment.buckets[-1:])
     here = tuple(experiment.dims)
-    conditions = [corruptions.condition(here, keep=s) for s in robustness.subsets(here)]
+    conditions = [corruptions.condition(here, keep=s) for s in subsets(here)]
     conditions += [corruptions.condition(here, frames=r, noise=r) for r in (0.3, 0.6)]
     step = robustness.make_step(experiment)
     found, left = robustness.outputs(experiment, params, "test", conditions, step)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from imat_jax.data.corpus import MODALITIES
+from imat_jax.data.corpus import MODALITIES, subsets
 from imat_jax.data.sources import synthetic
 
 
@@ -31,14 +31,14 @@ def best_by_enumeration(modalities):
     return best
 
 
-@pytest.mark.parametrize("modalities", [s for s in synthetic.subsets() if len(s) < 3])
+@pytest.mark.parametrize("modalities", [s for s in subsets() if len(s) < 3])
 def test_ceilings_are_those_of_the_best_decision_function(modalities):
     got = synthetic.bayes_accuracy(modalities)
     assert got == pytest.approx(best_by_enumeration(modalities), abs=1e-12)
 
 
 def test_every_modality_is_needed():
-    ceiling = {s: synthetic.bayes_accuracy(s) for s in synthetic.subsets()}
+    ceiling = {s: synthetic.bayes_accuracy(s) for s in subsets()}
     assert ceiling[MODALITIES] == pytest.approx(1 - synthetic.LABEL_NOISE, abs=1e-12)
     assert max(v for s, v in ceiling.items() if len(s) == 2) < 0.65
     assert max(v for s, v in ceiling.items() if len(s) == 1) < 0.5
@@ -46,7 +46,7 @@ def test_every_modality_is_needed():
 
 def test_the_bayes_rule_attains_its_ceiling_on_a_large_sample():
     drawn = synthetic.symbols(1, "train", 200_000)
-    for subset in synthetic.subsets():
+    for subset in subsets():
         decision = synthetic.bayes_rule(subset)[tuple(drawn[m] for m in MODALITIES)]
         accuracy = (decision == drawn["label"]).mean()
         assert accuracy == pytest.approx(synthetic.bayes_accuracy(subset), abs=0.005)

@@ -20,8 +20,8 @@ import numpy as np
 
 from imat_jax import inference, sharding
 from imat_jax.analysis import targets
-from imat_jax.cli import UsageError
 from imat_jax.experiment import Experiment
+from imat_jax.models.context import offsets as context_offsets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,9 @@ class Attribution:
         in units of the explained log-odds or score; not of token ids.
       integrated: the same with the gradient's mean along the straight line from the training mean:
         over all modalities, it adds up to the odds less those of mean frames.
+      context: {-1: weight of the utterance before it in its group}, …, mean of heads; of those that
+        are there. None: the model has no context. In it, gradients are of the utterance's own
+        frames, its neighbours as they are.
     """
 
     row: int
@@ -47,44 +50,45 @@ class Attribution:
     attention: Mapping[str, np.ndarray]
     gradient: Mapping[str, np.ndarray]
     integrated: Mapping[str, np.ndarray]
+    context: Mapping[int, float] | None = None
 
 
 def make_step(experiment: Experiment, steps: int = 32) -> Callable:
-    """`step(params, batch) -> (outputs, answer, attention, gradient, integrated)`, jitted.
+    """`step(params, batch) -> (outputs, answer, weights, gradient, integrated)`, jitted.
 
-    [B, K]; [B]; {pair: [B, S]}, S with a learned CLS first; {m: [B, T]} twice.
+    [B, K]; [B]; {"ima/text<-audio": [B, S], "context": [B, N]}, S with a learned CLS first;
+    {m: [B, T]} twice. The batch has besides `explained` [B]: 1 for the rows whose answers are
+    explained, by their own frames, else 0; none is another's neighbour.
 
     Args:
       steps: of the sum that stands for the integral, at the middles of equal parts.
-
-    Raises:
-      UsageError: the model has context, so that an answer rests on other utterances too.
     """
-    if experiment.config.model.context:
-        raise UsageError("explain is for models that see one utterance; this one has model.context")
     task, statistics = experiment.task, experiment.dataset.metadata["statistics"]
     mean = {m: np.asarray(statistics[m]["mean"], np.float32) for m in experiment.dims}
 
     def step(params, batch):
+        explained = batch["explained"]
         features = {m: batch[m].astype(jnp.float32) for m in experiment.dims if batch[m].ndim == 3}
 
-        def explained(features, answer=None):
+        def total_odds(features, answer=None):
             outputs, extras = inference.forward(experiment, params, {**batch, **features})
             answer = targets.chosen(task, outputs) if answer is None else answer
             odds = jnp.take_along_axis(targets.odds(task, outputs), answer[:, None], axis=1)
             weights = {
-                k.removeprefix("ima/"): v.mean(axis=(1, 2))
+                k: v.mean(axis=tuple(range(1, v.ndim - 1)))  # layers and heads
                 for k, v in extras.items()
-                if k.startswith("ima/")
+                if k == "context" or k.startswith("ima/")
             }
-            return odds.sum(), (outputs, answer, weights)  # no example's odds depend on another's
+            return (explained * odds[:, 0]).sum(), (outputs, answer, weights)
 
-        gradient, (outputs, answer, weights) = jax.grad(explained, has_aux=True)(features)
-        away = {m: x - mean[m][None, None] for m, x in features.items()}
+        gradient, (outputs, answer, weights) = jax.grad(total_odds, has_aux=True)(features)
+        away = {
+            m: explained[:, None, None] * (x - mean[m][None, None]) for m, x in features.items()
+        }
 
         def add(total, share):
-            between = {m: mean[m][None, None] + share * away[m] for m in away}
-            new, _ = jax.grad(explained, has_aux=True)(between, answer)
+            between = {m: features[m] - (1 - share) * away[m] for m in away}
+            new, _ = jax.grad(total_odds, has_aux=True)(between, answer)
             return jax.tree.map(jnp.add, total, new), None
 
         shares = (np.arange(steps, dtype=np.float32) + np.float32(0.5)) / np.float32(steps)
@@ -104,23 +108,34 @@ def attribute(
     wanted = set(range(len(batches.lengths)) if rows is None else rows)
     found = []
     for number, (_, members) in enumerate(batches.plan(0)):
-        if wanted.isdisjoint(members.tolist()):
-            continue
-        batch = batches[number]
-        results = jax.device_get(step(params, sharding.put(batch, experiment.mesh)))
-        for i, row in enumerate(members.tolist()):
-            if row in wanted:
-                masks = {m: batch[f"{m}_mask"][i] for m in experiment.dims}
-                found.append(_one(row, i, masks, *results))
+        before, _ = batches.around(members)
+        places = {row: len(before) + i for i, row in enumerate(members.tolist()) if row in wanted}
+        # With context an answer rests on other rows too: then one at a time is explained.
+        for rows in [[r] for r in places] if experiment.config.model.context else [list(places)]:
+            if not rows:
+                continue
+            batch = batches[number]
+            explained = np.zeros(len(batch["weight"]), np.float32)
+            explained[[places[r] for r in rows]] = 1
+            placed = sharding.put(batch | {"explained": explained}, experiment.mesh)
+            results = jax.device_get(step(params, placed))
+            for row in rows:
+                masks = {m: batch[f"{m}_mask"][places[row]] for m in experiment.dims}
+                found.append(_one(row, places[row], masks, experiment, *results))
     return sorted(found, key=lambda one: one.row)
 
 
-def _one(row, i, masks, outputs, answer, weights, *gradients) -> Attribution:
-    attention = {}
-    for pair, values in weights.items():
-        query, key = pair.split("<-")
+def _one(row, i, masks, experiment, outputs, answer, weights, *gradients) -> Attribution:
+    attention, context = {}, None
+    for name, values in weights.items():
+        if name == "context":
+            config = experiment.config.model
+            offsets = context_offsets(config.context, config.bidirectional)
+            context = {n: float(w) for n, w in zip(offsets, values[i], strict=True) if w}
+            continue
+        query, key = name.removeprefix("ima/").split("<-")
         if masks[query].any() and masks[key].any():
             own = values.shape[1] - len(masks[key])  # a learned CLS comes before the frames
-            attention[pair] = values[i, own:][masks[key]]
+            attention[f"{query}<-{key}"] = values[i, own:][masks[key]]
     real = [{m: v[i][masks[m]] for m, v in g.items() if masks[m].any()} for g in gradients]
-    return Attribution(row, outputs[i], int(answer[i]), attention, *real)
+    return Attribution(row, outputs[i], int(answer[i]), attention, *real, context)

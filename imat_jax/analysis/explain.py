@@ -31,6 +31,7 @@ from imat_jax.analysis import (
 )
 from imat_jax.analysis.shapley import shapley
 from imat_jax.cli import UsageError, run
+from imat_jax.data.corpus import subsets
 from imat_jax.experiment import Experiment
 
 
@@ -84,7 +85,7 @@ def modality_values(
     """
     task, here = experiment.task, tuple(experiment.dims)
     index, train = experiment.dataset.index(split), experiment.dataset.index("train")["label"]
-    sets = robustness.subsets(here)
+    sets = subsets(here)
     conditions = [corruptions.condition(here, keep=s) for s in sets]
     outputs, left = robustness.outputs(experiment, params, split, conditions)
     rows = np.arange(len(index["label"]))
@@ -207,6 +208,7 @@ def _plain(one: Explanation) -> dict[str, Any]:
     return {k: v for k, v in vars(one).items() if k not in ("found", "run", "split")} | {
         "outputs": found.outputs.tolist(),
         "attention": {k: v.tolist() for k, v in found.attention.items()},
+        "context": found.context,
         "gradient": {k: v.tolist() for k, v in found.gradient.items()},
         "integrated": {k: v.tolist() for k, v in found.integrated.items()},
     }

@@ -71,6 +71,8 @@ def page(one: Any) -> str:
         else:
             missing = "<p>This utterance has none, or nothing of it can be attributed.</p>"
             parts.append(_section(_title(m), missing))
+    if found.context is not None:
+        parts.append(_section("The utterances around it", _context(found.context)))
     return _document(f"{one.id}: {one.answer}", "".join(parts))
 
 
@@ -120,6 +122,23 @@ def _document(title: str, body: str) -> str:
 
 def _section(title: str, content: str) -> str:
     return f"<section><h2>{_(title)}</h2>{content}</section>"
+
+
+def _context(weights: Mapping[int, float]) -> str:
+    """How attention divides among the neighbours."""
+    if not weights:
+        return "<p>There are none: it is the first of its group, or alone.</p>"
+    rows = "".join(
+        f"<tr><th scope='row'>{abs(n)} {'before' if n < 0 else 'after'}</th>"
+        f"<td class='n'>{weight:.3f}</td></tr>"
+        for n, weight in weights.items()
+    )
+    return (
+        "<p class='soft'>Attention of its joint vector, mean of heads. The gradients above are of "
+        "its own frames, with these as they are; of the modalities, all utterances lose one.</p>"
+        f"<table><thead><tr><td></td><th scope='col' class='n'>weight</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    )
 
 
 def _title(m: str) -> str:

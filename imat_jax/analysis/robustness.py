@@ -8,7 +8,6 @@ curves.png and subsets.png. See docs/robustness.md for what each number means.
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from imat_jax import inference, metrics, rundir, sharding, tasks
 from imat_jax.analysis import corruptions, robustness_plots, runs
 from imat_jax.cli import UsageError, run
 from imat_jax.data import loader
+from imat_jax.data.corpus import subsets
 from imat_jax.experiment import Experiment
 
 RATES = tuple(round(0.1 * i, 1) for i in range(10))
@@ -38,12 +38,6 @@ def define_flags() -> None:
     flags.DEFINE_list("affected", [], "Modalities that are damaged; default: all of a run's.")
     flags.DEFINE_list("noise", ["0", "0.25", "0.5", "1", "1.5", "2", "3"], "Levels of noise.")
     flags.DEFINE_integer("seed", 0, "Of the damage.")
-
-
-def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """The non-empty subsets of the modalities, single ones first."""
-    sizes = range(1, len(modalities) + 1)
-    return [s for n in sizes for s in itertools.combinations(modalities, n)]
 
 
 def make_step(experiment: Experiment, seed: int = 0) -> Callable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,12 @@ UNSPLIT = "unsplit"  # TFDS keeps "all" for itself
 
 class DataError(ValueError):
     """Bad input: one message that names the file, the field and the fix."""
+
+
+def subsets(modalities: Sequence[str] = MODALITIES) -> list[tuple[str, ...]]:
+    """The non-empty subsets of some modalities, single ones first and the whole last."""
+    sizes = range(1, len(modalities) + 1)
+    return [s for n in sizes for s in itertools.combinations(modalities, n)]
 
 
 @dataclasses.dataclass(frozen=True)

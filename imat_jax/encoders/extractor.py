@@ -152,3 +152,42 @@ class Extractor:
             nothing = ", no ".join(looked_for[m] for m in frames)
             return DataError(f"{clip.file}: nothing to read an emotion from: no {nothing}")
         return Features(frames, raw["times"], raw["pictures"], raw["words"])
+
+
+def reopen(
+    recorded: Mapping[str, Any],
+    made: Mapping[str, Modality],
+    moved: Sequence[str] = (),
+    asr: str | None = None,
+) -> Extractor:
+    """The extractor that features were made with, once more.
+
+    Args:
+      recorded: fields of its `Recipe`.
+      made: what came out; other modalities are not opened.
+      moved: `MODALITY=NAME:PATH` of weights that are elsewhere now.
+      asr: directory of a speech recogniser; None: the recorded one.
+
+    Raises:
+      DataError: the weights are not there, or not those.
+    """
+    named = recorded["encoders"] | (encoders.parse(list(moved)) if moved else {})
+    writer = recorded["asr"] if asr is None else asr
+    chosen = {"encoders": {m: named[m] for m in made}, "asr": writer if "text" in made else ""}
+    try:
+        extractor = Extractor(Recipe(**{**recorded, **chosen}))
+    except DataError as error:
+        raise DataError(
+            f"{error}. Where the weights are elsewhere now, say --encoders=MODALITY=NAME:PATH"
+        ) from error
+    for m, found in extractor.modalities.items():
+        if found != made[m]:
+            raise DataError(
+                f"{m} was made by {_describe(made[m])}; here is {_describe(found)}. Its numbers "
+                f"would mean something else: give the right weights with --encoders={m}=NAME:PATH"
+            )
+    return extractor
+
+
+def _describe(m: Modality) -> str:
+    return f"{m.extractor} ({m.checkpoint}, {m.layer}, {m.dim} features, {m.rate_hz} Hz)"

@@ -10,6 +10,11 @@ from imat_jax.models.ima import IMALayer
 from imat_jax.models.layout import by_rows, whole
 
 
+def offsets(count: int, both: bool) -> tuple[int, ...]:
+    """Where the neighbours of an utterance are: -count to -1, and if `both` 1 to count."""
+    return (*range(-count, 0), *range(1, 1 + count * both))
+
+
 class Context(nnx.Module):
     """The fused vector of an utterance attends to those of its neighbours (Chaudhari et al. 2023,
     "contextual emotion recognition"; the paper gives no equations).
@@ -24,7 +29,7 @@ class Context(nnx.Module):
     """
 
     def __init__(self, width: int, count: int, both: bool, *, rngs: nnx.Rngs, param_dtype, **kw):
-        self.offsets = (*range(-count, 0), *range(1, 1 + count * both))
+        self.offsets = offsets(count, both)
         init = nnx.initializers.normal(0.02)
         self.distance = nnx.Param(init(rngs.params(), (len(self.offsets), width), param_dtype))
         self.layer = IMALayer(width, width, rngs=rngs, param_dtype=param_dtype, **kw)

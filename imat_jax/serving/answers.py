@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from imat_jax.analysis.shapley import shapley
 from imat_jax.artifact import Answer, Artifact
-from imat_jax.data.corpus import DataError
+from imat_jax.data.corpus import DataError, subsets
 
 Frames = Mapping[str, np.ndarray]  # {modality: [T, D]}
 
@@ -20,14 +19,8 @@ def present(frames: Frames) -> tuple[str, ...]:
     return tuple(m for m, x in frames.items() if len(x))
 
 
-def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """All sets of `modalities` but the empty one, in their order; the whole comes first."""
-    sizes = range(len(modalities), 0, -1)
-    return [s for size in sizes for s in itertools.combinations(modalities, size)]
-
-
 def rows(frames: Frames) -> list[Frames]:
-    """`frames` less the modalities outside of each of the `subsets` of what is there."""
+    """`frames` less what is outside of each of the `subsets` of what is there; whole last."""
     return [{m: frames[m] for m in subset} for subset in subsets(present(frames))]
 
 
@@ -47,10 +40,10 @@ def explained(artifact: Artifact, answers: Sequence[Answer], frames: Frames) -> 
     """
     here = present(frames)
     found: dict[str, Any] = {
-        "prediction": prediction(artifact, answers[0].values),
+        "prediction": prediction(artifact, answers[-1].values),
         "subsets": named(artifact, answers, frames),
         "missing": [m for m in artifact.modalities if m not in here],
-        "frames": {m: answers[0].frames.get(m, 0) for m in artifact.modalities},
+        "frames": {m: answers[-1].frames.get(m, 0) for m in artifact.modalities},
     }
     base = artifact.manifest["base"]
     if base is not None:

@@ -32,10 +32,9 @@ from imat_jax.encoders.extractor import Extractor
 from imat_jax.serving import answers, schema, sockets, uploads
 from imat_jax.serving.batcher import Batcher, Full
 from imat_jax.serving.extraction import Extracted, Pool
-from imat_jax.serving.settings import Settings
+from imat_jax.serving.settings import LOOPBACK, Settings
 
 PAGE = pathlib.Path(__file__).parent / "page"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 ERRORS = (400, 401, 403, 408, 413, 415, 422, 429)
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' "
@@ -99,7 +98,7 @@ class Service:
         found = await self.batcher.submit(answers.rows(frames), self.artifact.bucket(frames))
         said = answers.explained(self.artifact, found, frames)
         tokens = self.tokens(words) if words and "text" in answers.present(frames) else []
-        return said | {"words": answers.words(tokens, found[0])}
+        return said | {"words": answers.words(tokens, found[-1])}
 
     async def windows(self, extracted: Extracted) -> list[dict[str, Any]]:
         """Answers over time; raises `Full`."""
@@ -148,7 +147,7 @@ def make(artifact: Artifact, extractor: Extractor | None, settings: Settings) ->
         lifespan=lifespan, docs_url=None, redoc_url=None,  # whose pages load from elsewhere
     )  # fmt: skip
     if settings.loopback and not settings.token:  # or a page elsewhere could, by a name for here
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
     _errors(app)
 
     app.add_middleware(Headers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # this machine alone
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:

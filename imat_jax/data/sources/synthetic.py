@@ -30,7 +30,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.signal
 
-from imat_jax.data.corpus import MODALITIES, Corpus, Modality, Utterance
+from imat_jax.data.corpus import MODALITIES, Corpus, Modality, Utterance, subsets
 
 CLASS_NAMES = ("sadness", "calm", "anger", "joy")  # valence + 2 * arousal
 IRONY = 0.35
@@ -68,11 +68,6 @@ def bayes_accuracy(modalities: Sequence[str]) -> float:
     """Accuracy of the best possible classifier that sees only `modalities`; exact."""
     hidden = tuple(1 + i for i, m in enumerate(MODALITIES) if m not in modalities)
     return float(joint().sum(axis=hidden).max(axis=0).sum())
-
-
-def subsets() -> list[tuple[str, ...]]:
-    """The seven non-empty subsets of the modalities, single ones first."""
-    return [s for n in (1, 2, 3) for s in itertools.combinations(MODALITIES, n)]
 
 
 def symbols(seed: int, split: str, size: int) -> dict[str, np.ndarray]:
