@@ -163,6 +163,17 @@ def updates(config: Mapping[str, Any]) -> int:
     return config["steps"] or config["epochs"] * -(-size // rows)
 
 
+@functools.cache
+def _headline(path: str) -> str:
+    metadata = Dataset.open(path, OPEN).metadata
+    return tasks.make(metadata["task"], metadata["class_names"]).headline
+
+
+def selection(config: Mapping[str, Any]) -> str:
+    """The metric that selects the checkpoint of a run, and ranks it."""
+    return config["selection"] or _headline(config["dataset"])
+
+
 def finish(sweep: Sweep, jobs: Iterable[Job], **facts: Any) -> int:
     """Write sweep.json, print the ranking and which of `jobs` failed; returns the exit status."""
     summary = sweep.update(**facts)
@@ -194,6 +205,16 @@ def _stopping(executor: executors.Executor, record: Callable[[], Any]) -> Iterat
     finally:
         executor.stop()
         record()
+
+
+def check_metric(sweep: Sweep, metric: str) -> None:
+    """Raises `UsageError` where runs of this sweep were selected by another metric."""
+    found = {scores["selected"]["metric"] for d in sweep.directories() if (scores := results(d))}
+    if found - {metric}:
+        raise UsageError(
+            f"{sweep.root} has runs selected by {', '.join(sorted(found))}, and these are "
+            f"by {metric}: such scores do not rank; take another --workdir"
+        )
 
 
 class _Making:
@@ -242,6 +263,8 @@ def _grid(f, argv, module, sweep: Sweep, making: _Making, start: Callable, facts
     statuses = {job.directory: job.read()["status"] for job in jobs}
     skipped = ("finished",) if f.retry_failed else ("finished", "failed")
     todo = [job for job in jobs if statuses[job.directory] not in skipped]
+    for metric in {selection(job.run.config) for job in jobs}:
+        check_metric(sweep, metric)
     done = [*statuses.values()].count("finished")
     print(f"{len(jobs)} runs, {done} of them finished; {sweep.root}")
     if making.others and not f.other_code:
@@ -282,8 +305,8 @@ def _search(f, argv, module, sweep: Sweep, making: _Making, start: Callable, fac
         )
     if f.retry_failed:
         raise UsageError("--trials: a trial that failed is over; --retry_failed is of a --grid")
-    metadata = Dataset.open(f.config.dataset, OPEN).metadata
-    task = tasks.make(metadata["task"], metadata["class_names"])
+    metric = selection(f.config)
+    check_metric(sweep, metric)
     base = plan.Run({}, f.config.to_dict(), fingerprint(f.config.dataset), plan.code_version())
 
     jobs: list[Job] = []
@@ -299,7 +322,6 @@ def _search(f, argv, module, sweep: Sweep, making: _Making, start: Callable, fac
         print(f"{f.trials} trials of {updates(f.config)} updates each, less what is pruned")
         return 0
     sweep.root.mkdir(parents=True, exist_ok=True)
-    metric = f.config.selection or task.headline
     search = Search(sweep.root, f.storage, module.search, job, metric, base.key, f.trials)
     record = lambda: sweep.update(**facts, search=search.facts())  # noqa: E731
     executor, table = start(), Table(f.trials, 0)

@@ -143,7 +143,3 @@ def test_a_run_with_context(tiny_dataset, tmp_path):
     scored = json.loads((tmp_path / "run" / "robustness" / "robustness.json").read_text())["runs"]
     [whole] = [one["subsets"]["text+audio"] for one in next(iter(scored.values()))]
     assert whole["acc"] == results["test"]["acc"]
-    done = programs.run("explain", f"--workdir={tmp_path / 'run'}", "--ids=test-000041")
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / "run" / "explained" / "test-000041.html").read_text()
-    assert "The utterances around it" in page and "1 before</th>" in page

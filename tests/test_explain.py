@@ -284,6 +284,19 @@ def test_a_score_with_words_and_a_missing_modality(tmp_path):
     assert "does not say which words" in unnamed and checked(unnamed)
 
 
+def test_a_page_says_which_utterances_were_attended_to():
+    one = made_up()
+    assert "around it" not in explain_page.page(one)
+    found = dataclasses.replace(one.found, context={-2: 0.25, 1: 0.75})
+    page = explain_page.page(dataclasses.replace(one, found=found))
+    cells = [text.strip() for text in checked(page).text]
+    assert "The utterances around it" in cells
+    assert cells[cells.index("2 before") + 1] == "0.250"
+    assert cells[cells.index("1 after") + 1] == "0.750"
+    alone = dataclasses.replace(one, found=dataclasses.replace(found, context={}))
+    assert "first of its group" in explain_page.page(alone)
+
+
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=8))
 def test_every_utterance_has_files_of_its_own(ids):
     names = explain.file_names(ids)

@@ -116,7 +116,7 @@ def test_other_weights_are_an_error(run, tmp_path):
     def other(metadata):
         metadata["modalities"]["audio"]["checkpoint"] = "embedding_model.tflite sha256:00"
 
-    with pytest.raises(UsageError, match=r"trained on audio of .*sha256:00.*--encoders=audio="):
+    with pytest.raises(DataError, match=r"audio was made by .*sha256:00.*--encoders=audio="):
         predict.open_run(altered(run, tmp_path, other), [], None)
 
 

@@ -60,7 +60,7 @@ class Invented:
         return True
 
 
-def start(root, trials, base="base"):
+def start(root, trials, base="base", space=space):
     root.mkdir(exist_ok=True)
 
     def job(overrides, trial):
@@ -87,6 +87,18 @@ def opened(tmp_path):
         yield lambda *a, **kw: stack.enter_context(
             contextlib.closing(start(tmp_path / "s", *a, **kw))
         )
+
+
+def test_a_space_that_has_changed_is_said(opened):
+    first = opened(2)
+    first.done(first.next(None), "failed")
+
+    def changed(trial):
+        return {"optim.lr": trial.suggest_categorical("optim.lr", [1e-3, 1e-2])}
+
+    with pytest.raises(cli.UsageError, match="another search: take another --workdir"):
+        opened(2, space=changed).next(None)
+    assert opened(2).next(None) is not None  # what was refused is no trial
 
 
 @pytest.fixture(scope="module")

@@ -288,6 +288,13 @@ def test_scores_of_different_metrics_are_not_ranked(axis):
         plan.expand(common.get_config(), **overrides, seeds=1)
 
 
+def test_a_sweep_has_one_metric(swept, poisoned):
+    flags = small_flags(swept[0], poisoned, selection="macro_f1")
+    done = run("sweep", *flags, "--dry_run")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "runs selected by acc, and these are by macro_f1" in done.stderr
+
+
 @pytest.mark.parametrize(("argv", "changes"), [(["optim.lr=1"], {}), ([], {"retry_failed": True})])
 def test_a_search_refuses_what_it_would_not_do(tmp_path, argv, changes):
     names = {"grid": [], "test": False, "seeds": None, "retry_failed": False} | changes

@@ -116,7 +116,15 @@ class Search:
         self._study.sampler = self._optuna.samplers.TPESampler(seed=count)
         trial = self._study.ask()
         trial.set_user_attr("owner", str(self._owner))  # first: the space may take its time
-        return self._take(trial, dict(self._space(trial)))
+        try:
+            overrides = dict(self._space(trial))
+        except ValueError as error:  # Optuna's, of a parameter that earlier trials have differently
+            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+            raise UsageError(
+                f"search(trial) of the config: {error} A space that has changed is another search: "
+                "take another --workdir"
+            ) from error
+        return self._take(trial, overrides)
 
     def _begun(self) -> list[Any]:
         """The trials, but for those that ended before they had parameters."""
