@@ -97,6 +97,11 @@ def test_mean_and_deviation_over_seeds(tmp_path, tiny_dataset):
     assert "no predictions on test" in text and "seed 1 of this config is there twice" in text
 
 
+def test_names_that_mean_something_to_latex():
+    name = tables._escape(r"a_b 5% {x} ~/y ^2 \z")
+    assert name == (r"a\_b 5\% \{x\} \textasciitilde{}/y \textasciicircum{}2 \textbackslash{}z")
+
+
 def test_evidence_of_two_models(weighed):
     _, [one] = weighed
     assert one.baseline.name == "imat text+audio"  # best on validation

@@ -186,7 +186,8 @@ def _latex_number(cell: Cell) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(f"\\{c}" if c in "_%&#$" else c for c in text)
+    named = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    return "".join(named.get(c, f"\\{c}" if c in "_%&#${}" else c) for c in text)
 
 
 # ---- CSV -----------------------------------------------------------------------------------------
