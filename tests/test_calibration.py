@@ -98,7 +98,7 @@ def test_the_quantile_counts_the_example_to_come(count, coverage, rank):
 def test_conformal_scores_by_hand():
     prob = np.array([[0.5, 0.3, 0.2]])
     np.testing.assert_allclose(conformal.class_scores(prob, "lac"), [[0.5, 0.7, 0.8]])
-    np.testing.assert_allclose(conformal.class_scores(prob, "aps"), [[0.5, 0.8, 1.0]])
+    np.testing.assert_allclose(conformal.class_scores(prob, "aps"), [[0.0, 0.5, 0.8]])
     assert conformal.sets(prob, 0.75, "lac").tolist() == [[True, True, False]]
     assert conformal.sets(prob, 0.4, "lac").tolist() == [[False, False, False]]
     assert conformal.sets(prob, 0.6, "aps").tolist() == [[True, True, False]]
@@ -127,7 +127,8 @@ def test_sets_cover_as_often_as_asked_whatever_the_model(kind, coverage):
         limit = conformal.threshold(p[:n], y[:n], coverage, kind)
         hits.append(conformal.sets(p[n:], limit, kind)[0, y[n]])
     assert np.mean(hits) >= coverage - bounds(coverage, draws)
-    if kind == "lac":  # continuous scores: no more than one example's worth too often
+    right = np.mean(prob[:, n].argmax(axis=1) == label[:, n])
+    if kind == "lac" or right < coverage:  # hardly a tie: no more than one example's worth more
         exact = math.ceil((n + 1) * coverage - 1e-9) / (n + 1)
         assert abs(np.mean(hits) - exact) < bounds(coverage, draws)
 

@@ -28,8 +28,8 @@ def class_scores(prob: np.ndarray, kind: str = "lac") -> np.ndarray:
     """How strange each class would be as the label, [N, C], from probabilities [N, C].
 
     - "lac": 1 - p_c (Sadinle et al. 2019). The smallest sets on average; they may be empty.
-    - "aps": sum of p over the classes at least as probable as c (Romano et al. 2020), without their
-      randomisation: adapted to how hard an example is, coverage above what is asked.
+    - "aps": sum of p over the classes more probable than c (Romano et al. 2020), without their
+      randomisation: adapted to how hard an example is; never empty, for the first has 0.
 
     Raises:
       ValueError: another kind.
@@ -37,8 +37,8 @@ def class_scores(prob: np.ndarray, kind: str = "lac") -> np.ndarray:
     if kind == "lac":
         return 1 - prob
     if kind == "aps":
-        at_least = prob[:, None, :] >= prob[:, :, None]  # [N, C, other]
-        return (prob[:, None, :] * at_least).sum(axis=2)
+        above = prob[:, None, :] > prob[:, :, None]  # [N, C, other]
+        return (prob[:, None, :] * above).sum(axis=2)
     raise ValueError(f"scores are one of {SCORES}, not {kind!r}")
 
 
@@ -49,14 +49,7 @@ def threshold(prob: np.ndarray, label: np.ndarray, coverage: float, kind: str = 
 
 
 def sets(prob: np.ndarray, limit: float, kind: str = "lac") -> np.ndarray:
-    """Which classes belong to the set of each example, [N, C] bool.
-
-    Those whose score is not above `limit`; of "aps" also the one with which the sum passes it, so
-    that no set is empty.
-    """
-    if kind == "aps":
-        above = prob[:, None, :] > prob[:, :, None]
-        return (prob[:, None, :] * above).sum(axis=2) < limit
+    """Which classes belong to the set of each example, [N, C] bool: those not above `limit`."""
     return class_scores(prob, kind) <= limit
 
 
@@ -69,7 +62,8 @@ def expected(calibration: int, test: int, coverage: float) -> tuple[float, float
     """Between what the share covered of `test` examples lies in 95 of 100 cases, [low, high].
 
     For continuous scores: the number covered is beta-binomial, with k = ceil((n + 1) coverage) and
-    n + 1 - k as its parameters (Vovk 2012, section 2). Ties, and "aps", only add to it.
+    n + 1 - k as its parameters (Vovk 2012, section 2). Ties only add to it, and "aps" has many where
+    the most probable class is right more often than asked: then the set is that class.
     """
     rank = math.ceil((calibration + 1) * coverage - 1e-9)
     if rank > calibration:
