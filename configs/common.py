@@ -12,6 +12,7 @@ import ml_collections
 MEASURED_WITH = {
     "packages": {"jax": "0.10.2", "jaxlib": "0.10.2", "flax": "0.12.8", "optax": "0.2.8",
                  "numpy": "2.4.6"},
+    "python": "3.11.2",
     "devices": ["cpu"],
     "processes": 1,
 }  # fmt: skip

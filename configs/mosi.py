@@ -20,6 +20,9 @@ EXPECTED = {
     "build": ["--input=mosi_text_audio.npz", "--protocol=mosi-sentiment"],
     "protocol": "mosi-sentiment",
     "splits": {"train": 1284, "valid": 229, "test": 686},
+    "sources": {
+        "mosi_text_audio.npz": "cb5d091ade9ae6aa67b77796ec8990bac56cb34189548785dfa8cac4e8f57c9c",
+    },
     "seeds": [0, 1, 2, 3, 4],
     "minutes": 5,
     "runs": {

@@ -17,6 +17,9 @@ EXPECTED = {
     "build": ["--input=ravdess.npz", "--protocol=ravdess-8way"],
     "protocol": "ravdess-8way",
     "splits": {"train": 960, "valid": 240, "test": 240},
+    "sources": {
+        "ravdess.npz": "a30beeb54387948bdde3c25763d4beb951c85514bf786868882a3fb4383172ac",
+    },
     "seeds": [0, 1, 2, 3, 4],
     "minutes": 15,
     "runs": {

@@ -16,6 +16,7 @@ EXPECTED = {
     "build": ["--source=synthetic"],
     "protocol": "synthetic-4way",
     "splits": {"train": 4000, "valid": 1000, "test": 2000},
+    "sources": {},
     "seeds": [0],
     "minutes": 3,
     "runs": {

@@ -1,7 +1,7 @@
 """What an experiment is expected to give: EXPECTED in configs/NAME.py, read, judged, tabled.
 
 build        flags of `imat_jax.build` for its dataset; --input is in the folder $IMAT_DATA
-protocol     of the dataset; splits: {split: utterances}
+protocol     of the dataset; splits: {split: utterances}; sources: {file: its SHA-256}
 seeds        of each run; minutes: about, for all of it on two cores
 runs         {argument of the config: {metric: {mean, low, high}}}, on test: what was measured,
              and the range in which the mean over the seeds is to lie
@@ -22,7 +22,8 @@ from imat_jax import config as configs
 from imat_jax.cli import UsageError
 from imat_jax.data.dataset import Dataset
 
-KEYS = ("build", "protocol", "splits", "seeds", "minutes", "runs", "notes", "environment")
+KEYS = ("build", "protocol", "splits", "sources", "seeds", "minutes", "runs", "notes",
+        "environment")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Expected:
     build: Sequence[str]
     protocol: str
     splits: Mapping[str, int]
+    sources: Mapping[str, str]
     seeds: Sequence[int]
     minutes: float
     runs: Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -83,6 +85,11 @@ class Expected:
 
     def check(self, dataset: Dataset) -> None:
         """Raises `UsageError` where it is not the dataset that the ranges are for."""
+        if dataset.metadata.get("sources", {}) != dict(self.sources):
+            raise UsageError(
+                f"{dataset.path} is made of {_files(dataset.metadata.get('sources', {}))}; "
+                f"{self.path} is about {_files(self.sources)}. Build it with {self.command()}"
+            )
         found = {name: v["examples"] for name, v in dataset.metadata.get("splits", {}).items()}
         protocol = dataset.metadata.get("protocol")
         if (protocol, found) != (self.protocol, dict(self.splits)):
@@ -158,6 +165,10 @@ def document(expected: Iterable[Expected]) -> str:
         ]
         lines += ["", one.notes]
     return "\n".join(lines) + "\n"
+
+
+def _files(sources: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({digest[:12]})" for name, digest in sources.items()) or "no file"
 
 
 def _counts(splits: Mapping[str, int]) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from imat_jax import compare, report, rundir
+from imat_jax import config as configs
 from imat_jax import expected as expectations
 from imat_jax.cli import UsageError, run
 from imat_jax.data.dataset import Dataset
@@ -61,8 +62,12 @@ def reproduce(
     found = runs.collect([str(folder)])
     weighed = [evidence.weigh(table) for table in runs.tables(found.runs, "test")]
     page = report.write(found, weighed, folder / "report")
-    measured = json.loads((found.runs[0].workdir / "environment.json").read_text())
-    changed = compare.environment_difference(one.environment, measured)
+    here = [json.loads((run.workdir / "environment.json").read_text()) for run in found.runs]
+    changed = list(
+        dict.fromkeys(
+            line for e in here for line in compare.environment_difference(one.environment, e)
+        )
+    )
     rundir.write_json(
         folder / "verdict.json",
         {
@@ -98,8 +103,21 @@ def prepare(one: Expected, start: Program = program) -> Dataset:
 
 
 def _train(one: Expected, argument: str, seed: int, workdir: pathlib.Path, start: Program) -> dict:
+    """results.json of the run; one that is there has to be the one that would be trained."""
     path = workdir / "results.json"
-    if not (path.is_file() and "test" in json.loads(path.read_text())):
+    if path.is_file() and "test" in json.loads(path.read_text()):
+        wanted = configs.load_file(one.path).get_config(argument)
+        wanted.seed = seed
+        changed = configs.difference(configs.load(workdir).to_dict(), wanted.to_dict())
+        before = json.loads((workdir / "environment.json").read_text()).get("code")
+        if before != rundir.code_version():
+            changed.append(f"version of the code: {before} -> {rundir.code_version()}")
+        if changed:
+            raise UsageError(
+                f"{workdir} is a run from before, with other {'; '.join(changed)}. Delete it, or "
+                "take another --workdir"
+            )
+    else:
         config = f"--config={one.path}:{argument}"
         if start("train", [config, f"--config.seed={seed}", f"--workdir={workdir}"]):
             raise UsageError(f"{workdir}: training failed; the same command goes on from there")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -21,12 +23,12 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+import imat_jax
 from imat_jax import config as configs
-from imat_jax import distributed
+from imat_jax import distributed, tracking
 from imat_jax.cli import UsageError
 from imat_jax.data.corpus import DataError
 from imat_jax.data.dataset import Dataset
-from imat_jax.tracking import Tracker
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
             "array-record", "numpy", "ml-collections", "ml_dtypes")  # fmt: skip
@@ -101,6 +103,16 @@ def check_dataset(workdir: pathlib.Path, dataset: Dataset) -> None:
         )
 
 
+@functools.cache
+def code_version() -> str:
+    """Hash of the package's source files: the same in a checkout, changed or not, and installed."""
+    root = pathlib.Path(imat_jax.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def environment(dataset: Dataset) -> dict[str, Any]:
     """Versions, devices, code and data: what a number depends on besides the config."""
     git = pathlib.Path(__file__).parent
@@ -118,6 +130,7 @@ def environment(dataset: Dataset) -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [str(d.device_kind) for d in jax.devices()],
         "processes": jax.process_count(),
+        "code": code_version(),
         "git_commit": ask("rev-parse", "HEAD") or "unknown",
         "git_dirty": bool(ask("status", "--porcelain")),
         "dataset": dataset.fingerprint,
@@ -136,7 +149,7 @@ class MetricWriter:
     Only the first process's writes anything.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, trackers: Sequence[Tracker] = ()):
+    def __init__(self, workdir: pathlib.Path, step: int, trackers: Sequence[tracking.Tracker] = ()):
         self._files, self._trackers = {}, trackers
         if not distributed.is_first():
             return
@@ -159,8 +172,7 @@ class MetricWriter:
         for key, value in values.items():
             self._event(step, summary=summary.scalar(key, value))
         self._board.flush()
-        for tracker in self._trackers:
-            tracker.write(step, values)
+        tracking.tell(self._trackers, "write", step, values)
 
     def _event(self, step: int, **content: Any) -> None:
         self._board.write_event(Event(wall_time=time.time(), step=step, **content))

@@ -23,12 +23,12 @@ from typing import Any, Protocol
 from absl import flags
 
 from imat_jax import config as configs
-from imat_jax import tasks, tracking
+from imat_jax import rundir, tasks, tracking
 from imat_jax.cli import UsageError, run
 from imat_jax.data.dataset import Dataset
 from imat_jax.sweeping import executor as executors
 from imat_jax.sweeping import plan
-from imat_jax.sweeping.search import Search
+from imat_jax.sweeping.search import Search, hidden
 from imat_jax.sweeping.state import OVER, Job, Sweep, read, results
 from imat_jax.sweeping.table import Table
 
@@ -39,11 +39,11 @@ OPEN = ("train", "valid")  # the splits that a sweep sees
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of the sweep; made if absent.", required=True)
     flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE; several make a product.")
-    flags.DEFINE_integer("seeds", None, "Seeds 0, 1, … of each configuration; 5, in a search 1.")
+    flags.DEFINE_integer("seeds", None, "Seeds 0, 1, … of each configuration; 5, in a search 1.", 1)
     flags.DEFINE_enum("executor", "local", list(executors.EXECUTORS), "What runs the runs.")
     flags.DEFINE_list("options", [], "NAME=VALUE,… of the executor; see docs/sweeps.md.")
-    flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: local, one a GPU, or one; else all.")
-    flags.DEFINE_integer("trials", 0, "Search: how many configurations to try in all.")
+    flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: local, one a GPU, or one; else all.", 0)
+    flags.DEFINE_integer("trials", 0, "Search: how many configurations to try in all.", 0)
     flags.DEFINE_string("storage", "", "Search: database URL to share; default SWEEP/study.log.")
     flags.DEFINE_bool("retry_failed", False, "Run those again that failed.")
     flags.DEFINE_bool("other_code", False, "Take runs that another version of the code finished.")
@@ -227,7 +227,7 @@ class _Making:
 
     def __call__(self, overrides: Mapping, config: Mapping, trial: Mapping | None = None) -> Job:
         data = fingerprint(config["dataset"])
-        one = plan.Run(overrides, config, data, plan.code_version())
+        one = plan.Run(overrides, config, data, rundir.code_version())
         directory, other = self._sweep.place(one, self._f.other_code)
         self.others += bool(other)
         return Job(str(directory.absolute()), os.getcwd(), one, tuple(self._f.track), trial)
@@ -246,7 +246,7 @@ def main(argv: list[str]) -> None:
     making = _Making(sweep, f)
     options = dict(item.partition("=")[::2] for item in f.options)
     start = functools.partial(executors.make, f.executor, root, f.jobs, options)
-    facts = {"command": shlex.join(sys.argv), "config": path}
+    facts = {"command": hidden(shlex.join(sys.argv)), "config": path}
     signal.signal(signal.SIGTERM, _interrupted)
     if f.trials:
         status = _search(f, argv, module, sweep, making, start, facts)
@@ -263,8 +263,10 @@ def _grid(f, argv, module, sweep: Sweep, making: _Making, start: Callable, facts
     statuses = {job.directory: job.read()["status"] for job in jobs}
     skipped = ("finished",) if f.retry_failed else ("finished", "failed")
     todo = [job for job in jobs if statuses[job.directory] not in skipped]
-    for metric in {selection(job.run.config) for job in jobs}:
-        check_metric(sweep, metric)
+    metrics = sorted({selection(job.run.config) for job in jobs})
+    if len(metrics) > 1:
+        raise UsageError(f"these runs are selected by {' and '.join(metrics)}: no ranking has both")
+    check_metric(sweep, *metrics)
     done = [*statuses.values()].count("finished")
     print(f"{len(jobs)} runs, {done} of them finished; {sweep.root}")
     if making.others and not f.other_code:
@@ -275,6 +277,9 @@ def _grid(f, argv, module, sweep: Sweep, making: _Making, start: Callable, facts
     if f.dry_run:
         print(describe(todo, sweep))
         return 0
+    for job in jobs if f.other_code else ():
+        if statuses[job.directory] == "finished":
+            job.write(counts_as=rundir.code_version())
     for job in todo:
         making.note(job)
     facts |= {"seeds": seeds}
@@ -288,9 +293,13 @@ def _grid(f, argv, module, sweep: Sweep, making: _Making, start: Callable, facts
             unscored = [job for job in jobs if not job.read().get("test")]
             scoring = [dataclasses.replace(job, test=True) for job in unscored]
             run_all(Listed(scoring), executor, Table(len(scoring), 0), record)
+            for job in (unscored := [job for job in unscored if not job.read().get("test")]):
+                lines = (job.read().get("test_error") or "?").strip().splitlines()
+                print(f"test is not scored: {job.directory}: {lines[-1]}", file=sys.stderr)
+            if unscored:
+                return 1
             sweep.update(**facts, test="scored for every run, when all were finished")
             print(f"test is scored: imat report {sweep.root}")
-            status = 0 if all(job.read().get("test") for job in jobs) else 1
         return status
 
 
@@ -307,7 +316,7 @@ def _search(f, argv, module, sweep: Sweep, making: _Making, start: Callable, fac
         raise UsageError("--trials: a trial that failed is over; --retry_failed is of a --grid")
     metric = selection(f.config)
     check_metric(sweep, metric)
-    base = plan.Run({}, f.config.to_dict(), fingerprint(f.config.dataset), plan.code_version())
+    base = plan.Run({}, f.config.to_dict(), fingerprint(f.config.dataset), rundir.code_version())
 
     jobs: list[Job] = []
 

@@ -38,13 +38,16 @@ def start(names: Sequence[str], workdir: pathlib.Path, config) -> list[Tracker]:
     return [TRACKERS[name](workdir, config) for name in names]
 
 
-def stop(trackers: Sequence[Tracker], failed: bool) -> None:
-    """Tell all of them; one that does not answer does not hide what the run ended of."""
+def tell(trackers: Sequence[Tracker], what: str, *args: Any) -> None:
+    """Call the method `what` of all of them; one that does not answer does not end the run, nor
+    hide what it ended of.
+    """
     for tracker in trackers:
         try:
-            tracker.stop(failed)
+            getattr(tracker, what)(*args)
         except Exception as error:
-            print(f"{type(tracker).__name__} was not told of the end: {error}", file=sys.stderr)
+            name = type(tracker).__name__
+            print(f"{name} did not take what {what} has to say: {error}", file=sys.stderr)
 
 
 class WandB:

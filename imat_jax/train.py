@@ -281,7 +281,7 @@ def train(
             settle(LAG)
             bar.update()
     except BaseException as error:
-        tracking.stop(trackers, failed=_failed(error))
+        tracking.tell(trackers, "stop", _failed(error))
         raise
     finally:
         stop.restore()
@@ -300,10 +300,9 @@ def train(
     try:
         results = evaluate.evaluate(experiment, workdir, splits, infer)
     except BaseException as error:
-        tracking.stop(trackers, failed=_failed(error))
+        tracking.tell(trackers, "stop", _failed(error))
         raise
-    for tracker in trackers:
-        tracker.finish(results)
+    tracking.tell(trackers, "finish", results)
     selected = results["selected"]
     say(
         f"\n{performance.summary(meter.laps)}\n"

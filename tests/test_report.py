@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -34,7 +35,7 @@ def make_run(workdir, dataset, seed=0, signal=1.0, finished=True, **changes):
     rng = np.random.default_rng([seed, int(100 * signal)])
     results = {
         "protocol": "p", "dataset": dataset.fingerprint, "parameters": 9, "seed": seed,
-        "modalities": config.modalities.split("+"), "selected": {"step": 3}, "trivial": {},
+        "modalities": config.modalities.split("+"), "trivial": {},
     }  # fmt: skip
     (workdir / "predictions").mkdir()
     for split in ("valid", "test"):
@@ -46,6 +47,7 @@ def make_run(workdir, dataset, seed=0, signal=1.0, finished=True, **changes):
         named = {name: index[name] for name in ("id", "group", "label")}
         np.savez(workdir / "predictions" / f"{split}.npz", **named, outputs=outputs)
     plots.predictions(task, index["label"], outputs, workdir / "plots" / "test.png", "test")
+    results["selected"] = {"step": 3, "metric": "acc", "valid": results["valid"]["acc"]}
     rundir.write_json(workdir / "results.json", results)
 
 
@@ -95,6 +97,30 @@ def test_mean_and_deviation_over_seeds(tmp_path, tiny_dataset):
     assert found.unfinished == (tmp_path / "2",)
     assert "not finished" in text and str(tmp_path / "2") in text
     assert "no predictions on test" in text and "seed 1 of this config is there twice" in text
+
+
+def test_what_does_not_count_is_listed(tmp_path, tiny_dataset):
+    for name, seed, width in (("a/0", 0, 8), ("a/1", 1, 8), ("b/0", 0, 16), ("s/runs/x-1", 2, 8),
+                              ("s/runs/y-1", 3, 8), ("s/runs/y-2", 3, 8)):  # fmt: skip
+        make_run(tmp_path / name, tiny_dataset, seed, **{"model.width": width})
+    only_valid = json.loads((tmp_path / "b/0/results.json").read_text())
+    del only_valid["test"]
+    rundir.write_json(tmp_path / "b/0/results.json", only_valid)
+    job = {"content": "c", "group": "g", "attempts": 1, "overrides": {}, "seconds": 1.0}
+    for name, status, code in (("x-1", "failed", "old"), ("y-1", "finished", "old"),
+                               ("y-2", "finished", rundir.code_version())):  # fmt: skip
+        facts = job | {"status": status, "code": code, "content": name[0], "group": name[0]}
+        rundir.write_json(tmp_path / "s/runs" / name / "job.json", facts)
+    rundir.write_json(tmp_path / "s/sweep.json", {})
+    found = runs.collect([str(tmp_path)])
+    assert set(found.failed) == {tmp_path / "s/runs/x-1"}
+    assert found.replaced == (tmp_path / "s/runs/y-1",)
+    [table] = runs.tables(found.runs, "test")
+    [row] = table.rows
+    assert [run.workdir.name for run in row.runs] == ["0", "1", "y-2"]
+    text = tables.markdown([evidence.weigh(table)], found)
+    assert f"1 runs of configurations that are not scored on test are in no row: {tmp_path}" in text
+    assert f"another version of the code than the runs that count: {found.replaced[0]}" in text
 
 
 def test_names_that_mean_something_to_latex():
@@ -332,7 +358,7 @@ def test_every_task_has_its_page_and_tables(tmp_path, task):
     one = evidence.weigh(table)
     for metric in table.columns:
         assert one.cells["imat text"][metric].low < one.cells["imat text"][metric].high
-    nothing = runs.Found(tuple(found), (), {}, {})
+    nothing = runs.Found(tuple(found), (), (), {}, {})
     text = page.render([one], nothing, tmp_path)
     assert f'id="h0">{task}<' in text and ("By class" in text) == (task != "sentiment")
     assert ("joy" in text) == (task != "sentiment") and "nan" not in text

@@ -34,6 +34,7 @@ def write_experiment(folder, dataset, **changes):
         "build": ["--input=corpus.npz", "--protocol=mosi-sentiment"],
         "protocol": "synthetic-4way",
         "splits": {"train": 96, "valid": 40, "test": 50},
+        "sources": {},
         "seeds": [0],
         "minutes": 0.1,
         "runs": {
@@ -93,6 +94,27 @@ def test_a_missing_and_a_wrong_dataset(tiny_dataset, tmp_path, in_root, monkeypa
     wrong = expected.load(write_experiment(tmp_path, tiny_dataset.path, splits={"train": 97}))
     with pytest.raises(cli.UsageError, match=r"with train 96, valid 40, test 50; .* with train 97"):
         reproduce.prepare(wrong, start)
+
+
+def test_another_file_of_the_same_size_is_refused(tiny_dataset, tmp_path, in_root):
+    path = write_experiment(tmp_path, tiny_dataset.path, sources={"corpus.npz": "00" * 32})
+    with pytest.raises(cli.UsageError, match=r"made of no file; .* about corpus.npz \(0{12}\)"):
+        reproduce.prepare(expected.load(path), start)
+
+
+@pytest.mark.parametrize("file", ["config", "environment"])
+def test_a_run_from_before_is_not_taken_for_this_one(
+    finished, tiny_dataset, tmp_path, in_root, file
+):
+    one = expected.load(write_experiment(tmp_path, tiny_dataset.path))
+    workdir = tmp_path / "out/small/modalities=text+audio/0"
+    shutil.copytree(finished[0], workdir)
+    changed = json.loads((workdir / f"{file}.json").read_text())
+    changed |= {"epochs": 999} if file == "config" else {"code": "before"}
+    rundir.write_json(workdir / f"{file}.json", changed)
+    said = {"config": "epochs: 999", "environment": "version of the code: before"}[file]
+    with pytest.raises(cli.UsageError, match=f"run from before, with other .*{said}"):
+        reproduce.reproduce(one, tmp_path / "out", start)
 
 
 def test_a_failed_run_is_said(tiny_dataset, tmp_path, in_root):

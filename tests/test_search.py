@@ -199,3 +199,11 @@ def test_a_database_is_a_storage_too(tmp_path):
     assert study.ask().number == 0
     found.remove_session()
     found.engine.dispose()
+
+
+def test_a_password_is_not_kept():
+    url = "postgresql://me:se:cret@host:5432/studies"
+    assert search.hidden(url) == "postgresql://me:***@host:5432/studies"
+    assert search.hidden("sqlite:///a.db") == "sqlite:///a.db"
+    with pytest.raises(cli.UsageError, match=r"--storage=nosuch://me:\*\*\*@host"):
+        search._storage("nosuch://me:x@host/db")

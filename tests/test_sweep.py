@@ -194,13 +194,13 @@ def test_a_key_is_of_config_dataset_and_code_alone(values, changed):
 
 def test_the_version_of_the_code_is_that_of_its_files(tmp_path, monkeypatch):
     package = shutil.copytree(
-        pathlib.Path(plan.imat_jax.__file__).parent, tmp_path / "imat_jax",
+        pathlib.Path(rundir.imat_jax.__file__).parent, tmp_path / "imat_jax",
         ignore=shutil.ignore_patterns("__pycache__"),
     )  # fmt: skip
-    monkeypatch.setattr(plan.imat_jax, "__file__", str(package / "__init__.py"))
-    version = plan.code_version.__wrapped__
+    monkeypatch.setattr(rundir.imat_jax, "__file__", str(package / "__init__.py"))
+    version = rundir.code_version.__wrapped__
     before = version()
-    assert before == plan.code_version()
+    assert before == rundir.code_version()
     with (package / "losses.py").open("a") as file:
         file.write("\n")
     assert version() != before
@@ -219,20 +219,73 @@ def ended(root, seed, code="old", status="finished", valid=0.5, **results):
 
 def test_a_finished_run_counts_until_one_of_the_new_code_is_finished(tmp_path):
     ended(tmp_path, 0)
-    new = ended(tmp_path, 0, plan.code_version(), "waiting")
+    new = ended(tmp_path, 0, rundir.code_version(), "waiting")
     summary = Sweep(tmp_path).update()
     assert summary["configurations_tried"] == 1 and summary["runs"] == {"finished": 1}
     assert summary["configurations"][0]["mean"] == 0.5
     new.write(status="failed", attempts=1)
     assert Sweep(tmp_path).update()["runs"] == {"finished": 1}
-    ended(tmp_path, 0, plan.code_version(), valid=0.75)
+    ended(tmp_path, 0, rundir.code_version(), valid=0.75)
     summary = Sweep(tmp_path).update()
     assert summary["configurations"][0]["mean"] == 0.75 and summary["configurations_tried"] == 1
 
 
+def test_versions_of_the_code_are_not_mixed(tmp_path):
+    """A mean is of one version, and the report holds the runs of that one alone."""
+    for seed in range(3):
+        ended(tmp_path, seed, valid=0.1)
+    now = rundir.code_version()
+    new = [ended(tmp_path, seed, now, "finished" if seed < 2 else "waiting", valid=0.9)
+           for seed in range(3)]  # fmt: skip
+    [one] = Sweep(tmp_path).update()["configurations"]
+    assert one["mean"] == pytest.approx(0.1) and one["seeds"] == 3 and one["code"] != [now]
+    new[2].write(status="finished")
+    results = {"selected": {"metric": "acc", "valid": 0.9}}
+    rundir.write_json(pathlib.Path(new[2].directory) / "results.json", results)
+    summary = Sweep(tmp_path).update()
+    [one] = summary["configurations"]
+    assert one["mean"] == pytest.approx(0.9) and one["code"] == [now]
+    assert summary["runs_of_other_code"] == 3
+
+
+def test_what_could_not_be_scored_on_test_is_said(tmp_path, monkeypatch, capsys):
+    class Failing:
+        capacity = 9
+
+        def submit(self, jobs):
+            self.jobs = jobs
+
+        def ended(self, seconds):
+            for job in self.jobs:
+                job.write(test_error="Traceback\nDataError: no such file")
+            return [(job, "") for job in self.jobs]
+
+        def stop(self):
+            pass
+
+    job = ended(tmp_path, 0, rundir.code_version())
+    names = {"grid": [], "test": True, "seeds": 1, "retry_failed": False, "other_code": False,
+             "dry_run": False, "config": None}  # fmt: skip
+    monkeypatch.setattr(plan, "expand", lambda *a: [({}, {})])
+    monkeypatch.setattr(sweep, "selection", lambda config: "acc")
+
+    class Making:
+        others = 0
+
+        def __call__(self, *_):
+            return job
+
+    status = sweep._grid(
+        types.SimpleNamespace(**names), ["sweep"], types.SimpleNamespace(), Sweep(tmp_path),
+        Making(), Failing, {},
+    )  # fmt: skip
+    assert status == 1 and "DataError: no such file" in capsys.readouterr().err
+    assert "test" not in json.loads((tmp_path / "sweep.json").read_text())
+
+
 def test_a_run_that_was_stopped_is_a_configuration_that_was_tried(tmp_path):
     ended(tmp_path, 0, status="stopped")
-    ended(tmp_path, 0, plan.code_version(), "waiting")
+    ended(tmp_path, 0, rundir.code_version(), "waiting")
     assert Sweep(tmp_path).update()["configurations_tried"] == 1
 
 
@@ -293,6 +346,8 @@ def test_a_sweep_has_one_metric(swept, poisoned):
     done = run("sweep", *flags, "--dry_run")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "runs selected by acc, and these are by macro_f1" in done.stderr
+    done = run("sweep", *small_flags(swept[0], poisoned), "--dry_run", "--jobs=-1")
+    assert done.returncode == 1 and "--jobs" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("argv", "changes"), [(["optim.lr=1"], {}), ([], {"retry_failed": True})])

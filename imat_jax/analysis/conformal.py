@@ -62,7 +62,7 @@ def expected(calibration: int, test: int, coverage: float) -> tuple[float, float
     """Between what the share covered of `test` examples lies in 95 of 100 cases, [low, high].
 
     For continuous scores: the number covered is beta-binomial, with k = ceil((n + 1) coverage) and
-    n + 1 - k as its parameters (Vovk 2012, section 2). Ties only add to it, and "aps" has many where
+    n + 1 - k as its parameters (Vovk 2012, section 2). Ties only add to it; "aps" has many where
     the most probable class is right more often than asked: then the set is that class.
     """
     rank = math.ceil((calibration + 1) * coverage - 1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -50,7 +51,7 @@ class Comparison:
       difference: row minus baseline, with its interval over utterances (low, high).
       pairs: seeds that both have, over which the exchange of utterances is made.
       p: of the permutation of utterances; holm: the same, corrected for all tests of the table.
-      p_runs: of the permutation of whole runs.
+      p_runs: of the permutation of whole runs; p_runs_least: the smallest that so many can have.
       detectable: the smallest true difference found in four of five tests like this one.
     """
 
@@ -63,6 +64,7 @@ class Comparison:
     p: float
     holm: float
     p_runs: float
+    p_runs_least: float
     detectable: float
 
     @property
@@ -285,6 +287,7 @@ def _compare(
     return Comparison(
         row, metric, float(difference), low, high, len(pairs), p, float("nan"),
         significance.permutation_test_of_runs(one.whole[metric], other.whole[metric]),
+        2 / math.comb(len(row.runs) + len(base.runs), len(row.runs)),
         significance.minimum_detectable(float(np.std(apart, ddof=1)), units),
     )  # fmt: skip
 
@@ -360,6 +363,13 @@ def _warnings(table: Table, cells, published: list[System], complete: Sequence[s
         found.append(f"{run.workdir}: seed {run.seed} of this config is there twice; not counted")
     for run in table.unscored:
         found.append(f"{run.workdir}: seed {run.seed} is not scored on {table.split}; not counted")
+    if table.outside:
+        some = ", ".join(str(run.workdir) for run in table.outside[:3])
+        more = ", …" if len(table.outside) > 3 else ""
+        found.append(
+            f"{len(table.outside)} runs of configurations that are not scored on {table.split} are "
+            f"in no row: {some}{more}"
+        )
     return found
 
 
@@ -396,5 +406,5 @@ def _seed_warnings(comparisons: Sequence[Comparison]) -> list[str]:
         f"{c.row.name}, {c.metric}: told apart from the baseline on these utterances, but its runs "
         f"do not differ more than seeds do (p over runs {c.p_runs:.3f})"
         for c in comparisons
-        if c.verdict != "not told apart" and c.pairs > 3 and c.p_runs > LEVEL
+        if c.verdict != "not told apart" and c.p_runs > LEVEL >= c.p_runs_least
     ]

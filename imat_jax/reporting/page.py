@@ -364,6 +364,11 @@ def _missing(found: Found) -> str:
         f"<li><code>{escape(str(path))}</code>: not finished</li>" for path in found.unfinished
     ]
     items += [
+        f"<li><code>{escape(str(path))}</code>: of another version of the code than the runs that "
+        "count</li>"
+        for path in found.replaced
+    ]
+    items += [
         f"<li><code>{escape(str(path))}</code>: failed<pre>{escape(error)}</pre></li>"
         for path, error in found.failed.items()
     ]

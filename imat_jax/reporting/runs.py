@@ -77,12 +77,15 @@ class Table:
     Attributes:
       repeated: further runs of a seed that a row has already.
       unscored: runs of these rows' configs without results on the split.
+      outside: runs of configs of which none is scored on the split; of the first table also those
+        of datasets that have no table.
     """
 
     split: str
     rows: tuple[Row, ...]
     repeated: tuple[Run, ...]
     unscored: tuple[Run, ...]
+    outside: tuple[Run, ...]
 
     @property
     def first(self) -> Run:
@@ -114,13 +117,15 @@ class Found:
     """What lies below the paths given.
 
     Attributes:
-      unfinished: run directories without results that did not fail.
+      unfinished: run directories without results, or of a sweep that has not finished them.
+      replaced: runs of a sweep that do not count, for those of another version of the code do.
       failed: {run of a sweep that failed: the end of what it said}.
       sweeps: {sweep: its sweep.json, with the counts of its runs as they are now}.
     """
 
     runs: tuple[Run, ...]
     unfinished: tuple[pathlib.Path, ...]
+    replaced: tuple[pathlib.Path, ...]
     failed: Mapping[pathlib.Path, str]
     sweeps: Mapping[pathlib.Path, Mapping[str, Any]]
 
@@ -133,9 +138,11 @@ def collect(paths: Iterable[str]) -> Found:
       DataError: a file of a run cannot be read.
     """
     runs, unfinished, failed, sweeps = {}, {}, {}, {}
+    statuses: dict[pathlib.Path, str] = {}
     for path in map(pathlib.Path, paths):
         for record in path.rglob("job.json"):  # of a sweep, also of runs that never began
             job = _read(record)
+            statuses[record.parent] = job.get("status", "")
             if job.get("status") == "failed":
                 failed[record.parent] = str(job.get("error") or "no word of why").strip()
         found = sorted(p.parent for p in path.rglob("environment.json"))
@@ -143,7 +150,8 @@ def collect(paths: Iterable[str]) -> Found:
         if not found:
             raise UsageError(f"{path}: no run directory there, nor below it")
         for workdir in found:
-            if (workdir / "results.json").is_file():
+            over = statuses.get(workdir, "finished") == "finished"  # others may have been evaluated
+            if over and (workdir / "results.json").is_file():
                 files = [_read(workdir / f"{n}.json") for n in ("config", "dataset", "results")]
                 runs[workdir.resolve()] = Run(workdir, *files)
             elif workdir not in failed:
@@ -151,7 +159,19 @@ def collect(paths: Iterable[str]) -> Found:
         above = [p / "sweep.json" for p in path.absolute().parents]
         for record in [*path.rglob("sweep.json"), *filter(pathlib.Path.is_file, above)]:
             sweeps[record.parent] = _sweep(record)
-    return Found(tuple(runs.values()), tuple(unfinished.values()), failed, sweeps)
+    counted = {
+        (root / run).resolve()
+        for root, sweep in sweeps.items()
+        for one in sweep.get("configurations", ())
+        for run in one["runs"]
+    }
+    roots = {root.resolve() for root in sweeps}
+    replaced = [
+        run.workdir for w, run in runs.items()
+        if run.workdir in statuses and w.parents[1] in roots and w not in counted
+    ]  # fmt: skip
+    kept = tuple(run for run in runs.values() if run.workdir not in replaced)
+    return Found(kept, tuple(unfinished.values()), tuple(replaced), failed, sweeps)
 
 
 def _sweep(record: pathlib.Path) -> dict[str, Any]:
@@ -176,7 +196,7 @@ def _read(path: pathlib.Path) -> Any:
 
 
 def tables(runs: Sequence[Run], split: str) -> list[Table]:
-    """One table a dataset and task, in the order found; runs not scored on `split` are left out.
+    """One table a dataset and task, in the order found; runs not scored on `split` are in no row.
 
     Raises:
       UsageError: no run has results on `split`.
@@ -191,13 +211,16 @@ def tables(runs: Sequence[Run], split: str) -> list[Table]:
     made = [_table(by_config, split) for by_config in grouped.values()]
     if not any(table.rows for table in made):
         raise UsageError(f"{runs[0].workdir if runs else 'nothing'} has no results on {split!r}")
-    return [table for table in made if table.rows]
+    first, *others = [table for table in made if table.rows]
+    outside = [run for table in made if not table.rows for run in table.outside]
+    return [dataclasses.replace(first, outside=(*first.outside, *outside)), *others]
 
 
 def _table(by_config: Mapping[str, list[Run]], split: str) -> Table:
     scored = {c: [r for r in runs if split in r.results] for c, runs in by_config.items()}
     scored = {config: runs for config, runs in scored.items() if runs}
     unscored = [r for c in scored for r in by_config[c] if split not in r.results]
+    outside = [r for c, runs in by_config.items() if c not in scored for r in runs]
     names, rows, repeated = _names(scored), [], []
     for config, runs in scored.items():
         by_seed: dict[int, Run] = {}
@@ -207,7 +230,7 @@ def _table(by_config: Mapping[str, list[Run]], split: str) -> Table:
             by_seed.setdefault(run.seed, run)
         rows.append(Row(names[config], tuple(by_seed[seed] for seed in sorted(by_seed))))
     rows.sort(key=lambda row: (row.name.count("+"), row.name))
-    return Table(split, tuple(rows), tuple(repeated), tuple(unscored))
+    return Table(split, tuple(rows), tuple(repeated), tuple(unscored), tuple(outside))
 
 
 def _names(by_config: Mapping[str, list[Run]]) -> dict[str, str]:

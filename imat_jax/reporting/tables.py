@@ -19,6 +19,9 @@ def markdown(evidence: Sequence[Evidence], found: Found, folder: pathlib.Path | 
     parts += [f"configurations tried: {tried(found)}"]
     if found.unfinished:
         parts.append("not finished: " + ", ".join(map(str, found.unfinished)))
+    if found.replaced:
+        names = ", ".join(map(str, found.replaced))
+        parts.append(f"of another version of the code than the runs that count: {names}")
     parts += [f"failed: {name}: {error}" for name, error in found.failed.items()]
     return "\n\n".join(parts)
 

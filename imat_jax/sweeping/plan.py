@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
-import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import imat_jax
 from imat_jax import config as configs
 from imat_jax.cli import UsageError
 
@@ -25,7 +22,7 @@ class Run:
       overrides: what it has other than the sweep's config, {"model.width": 64, "seed": 0}.
       config: all of its config, as plain data.
       dataset: fingerprint of its dataset.
-      code: `code_version()`.
+      code: `rundir.code_version()`.
     """
 
     overrides: Mapping[str, Any]
@@ -65,16 +62,6 @@ def group(config: Mapping[str, Any], dataset: str) -> str:
 
 def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-@functools.cache
-def code_version() -> str:
-    """Hash of the package's source files: the same in a checkout, changed or not, and installed."""
-    root = pathlib.Path(imat_jax.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def grid(items: Sequence[str]) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ import collections
 import fcntl
 import json
 import pathlib
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -161,7 +162,7 @@ class Search:
         """For sweep.json: how many trials there were, and the best."""
         trials = self._begun()
         found: dict[str, Any] = {
-            "storage": self._storage,
+            "storage": hidden(self._storage),
             "trials": dict(collections.Counter(t.state.name.lower() for t in trials)),
         }
         if any(t.state.name == "COMPLETE" for t in trials):
@@ -169,6 +170,11 @@ class Search:
             names = {k: best.user_attrs[k] for k in ("overrides", "directory")}
             found["best"] = {"trial": best.number, "value": best.value} | names
         return found
+
+
+def hidden(url: str) -> str:
+    """Without the password, for sweep.json and messages."""
+    return re.sub(r"(?<=://)([^:@/]*):[^@/]*@", r"\1:***@", url)
 
 
 def _gone(owner: str | None) -> bool:
@@ -193,6 +199,9 @@ def _median(optuna: Any) -> Any:
 def _storage(where: str) -> Any:
     optuna = package("optuna", "sweep")
     if "://" in where:
-        return optuna.storages.RDBStorage(where)
+        try:
+            return optuna.storages.RDBStorage(where)
+        except Exception as error:  # of the driver of that database, or its absence
+            raise UsageError(f"--storage={hidden(where)}: {error}") from error
     backend = optuna.storages.journal.JournalFileBackend(where)
     return optuna.storages.JournalStorage(backend)

@@ -7,6 +7,7 @@ that ends leaves its jobs in the queue; started again, it watches them and submi
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import subprocess
 import time
@@ -25,13 +26,22 @@ LOOK = 0.5  # seconds between looks at the files that its tasks leave
 def make(root: pathlib.Path, jobs: int, options: dict[str, str]) -> Slurm:
     submitit = package("submitit", "sweep")
     cluster = options.get("cluster", "slurm")
-    numbers = {k: int(v) if v.isdigit() else v for k, v in options.items() if k != "cluster"}
+    numbers = {k: _number(v) for k, v in options.items() if k != "cluster"}
     try:
         executor = submitit.AutoExecutor(root / "slurm", cluster=cluster)
         executor.update_parameters(name="imat-sweep", **({"timeout_min": 60 * 24} | numbers))
-    except (NameError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--executor=slurm: {error}") from error
+    except (AssertionError, NameError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"--executor=slurm --options={options}: {error or 'a wrong type'}"
+        ) from error
     return Slurm(submitit, executor, cluster == "slurm", jobs or UNLIMITED)
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 class Task:
@@ -63,8 +73,11 @@ class Slurm:
         new = [job for job in jobs if job not in old]
         if not new:
             return
-        with self._executor.batch():  # one array, one call of sbatch
-            handles = [self._executor.submit(Task(), job) for job in new]
+        try:
+            with self._executor.batch():  # one array, one call of sbatch
+                handles = [self._executor.submit(Task(), job) for job in new]
+        except self._submitit.core.utils.FailedJobError as error:
+            raise UsageError(f"sbatch took none of {len(new)} runs: {error}") from error
         for job, handle in zip(new, handles, strict=True):
             job.write(slurm=handle.job_id)
             self._running.append((job, handle))

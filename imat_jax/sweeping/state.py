@@ -127,8 +127,8 @@ class Sweep:
 
 def summarize(directories: list[pathlib.Path], root: pathlib.Path) -> dict[str, Any]:
     """Every configuration that was ever tried in this sweep, best validation score first."""
-    chosen: dict[str, tuple] = {}  # {content: run}; of several versions of the code, one
-    rank = lambda job: (job["status"] == "finished", job["code"] == plan.code_version())  # noqa: E731
+    # {configuration: {version of the code: {config and dataset: run}}}
+    groups: dict[str, dict] = collections.defaultdict(lambda: collections.defaultdict(dict))
     tested, metric, attempted = 0, None, set()
     for directory in directories:
         job, scores = read(directory), results(directory)
@@ -137,23 +137,34 @@ def summarize(directories: list[pathlib.Path], root: pathlib.Path) -> dict[str, 
             metric = scores["selected"]["metric"]
         if job["attempts"]:
             attempted.add(job["group"])
-        before = chosen.get(job["content"])
-        if before is None or rank(job) > rank(before[1]):
-            chosen[job["content"]] = (directory, job, scores)
-    groups: dict[str, list] = collections.defaultdict(list)
-    for run in chosen.values():
-        groups[run[1]["group"]].append(run)
-    configurations = [_configuration(runs, root) for runs in groups.values()]
+        version = job.get("counts_as", job["code"])
+        groups[job["group"]][version][job["content"]] = (directory, job, scores)
+    counted = [list(_version(versions).values()) for versions in groups.values()]
+    configurations = [_configuration(runs, root) for runs in counted]
+    statuses = [job["status"] for runs in counted for _, job, _ in runs]
     sign = -1 if metric and tasks.higher_is_better(metric) else 1
     unscored = lambda c: (c["mean"] is None, sign * (c["mean"] or 0))  # noqa: E731
     return {
         "metric": f"valid/{metric}",
         "configurations_tried": len(attempted),
-        "runs": dict(collections.Counter(job["status"] for _, job, _ in chosen.values())),
-        "runs_of_other_code": len(directories) - len(chosen),
+        "runs": dict(collections.Counter(statuses)),
+        "runs_of_other_code": len(directories) - len(statuses),
         "runs_with_test_scores": tested,
         "configurations": sorted(configurations, key=unscored),
     }
+
+
+def _version(versions: Mapping[str, dict]) -> dict:
+    """The runs of a configuration that count: of one version of the code, for others mean others.
+
+    One of which all are finished; else, or of several such, the present one; else most finished.
+    """
+
+    def rank(version: str) -> tuple:
+        done = [job["status"] == "finished" for _, job, _ in versions[version].values()]
+        return all(done), version == rundir.code_version(), sum(done)
+
+    return versions[max(versions, key=rank)]
 
 
 def _configuration(runs: list, root: pathlib.Path) -> dict[str, Any]:
