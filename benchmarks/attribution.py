@@ -17,16 +17,25 @@ import scipy.stats
 
 from imat_jax import rundir
 from imat_jax.analysis import attribution, runs, targets
+from imat_jax.cli import UsageError, fail
+from imat_jax.data.corpus import DataError
 from imat_jax.data.sources import synthetic
 from imat_jax.experiment import Experiment
+
+PROTOCOL = "synthetic-4way"
 
 
 def events(experiment: Experiment, split: str, rows: Iterable[int]) -> list[dict[str, np.ndarray]]:
     """{modality: [T] bool}: which frames are the event, made again by the generator of the corpus.
 
-    The features made with them must be those of the dataset, or this is another corpus.
+    Raises:
+      UsageError: the features made with them are not those of the dataset: it is another corpus.
     """
-    seed = experiment.dataset.metadata["facts"]["seed"]
+    other = UsageError(f"{experiment.config.dataset} is not the embedded corpus")
+    metadata = experiment.dataset.metadata
+    if metadata["protocol"] != PROTOCOL or "seed" not in metadata["facts"]:
+        raise other
+    seed = metadata["facts"]["seed"]
     index, source = experiment.dataset.index(split), experiment.dataset.source(split)
     drawn = synthetic.symbols(seed, split, len(index["id"]))
     found = []
@@ -37,7 +46,7 @@ def events(experiment: Experiment, split: str, rows: Iterable[int]) -> list[dict
             frames, event[m] = synthetic.sequence(seed, split, number, m, int(drawn[m][number]))
             stored = record[m]
             if not np.array_equal(frames.astype(stored.dtype), stored):
-                raise SystemExit(f"{experiment.config.dataset} is not the embedded corpus")
+                raise other
         found.append(event)
     return found
 
@@ -95,13 +104,13 @@ def main() -> None:
     args = parser.parse_args()
     experiment, params = runs.open_run(args.workdir)
     label = experiment.dataset.index(args.split)["label"]
-    found = attribution.attribute(
-        experiment, params, args.split, range(min(args.count, len(label)))
-    )
+    rows = range(min(args.count, len(label)))
+    known = events(experiment, args.split, rows)
+    found = attribution.attribute(experiment, params, args.split, rows)
     outputs = np.stack([one.outputs for one in found])
     right = np.asarray(targets.chosen(experiment.task, outputs)) == label[: len(found)]
     found = [one for one, good in zip(found, right, strict=True) if good]
-    table = score(found, events(experiment, args.split, [one.row for one in found]))
+    table = score(found, [known[one.row] for one in found])
     print(f"{args.workdir}, {args.split}: {len(found)} of {len(right)} utterances are right")
     for m, rows in table.items():
         print(f"\n{m:<26}{'top frame is an event':>24}{'AUC':>8}")
@@ -111,4 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (UsageError, DataError) as error:
+        fail(error)

@@ -13,6 +13,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from imat_jax import metrics
+from imat_jax.cli import UsageError, fail
+from imat_jax.data.corpus import DataError
 from imat_jax.data.dataset import Dataset
 
 STRENGTHS = np.logspace(-4, 1, 11)
@@ -33,13 +35,19 @@ def moments(dataset: Dataset, split: str, modalities: list[str]) -> np.ndarray:
 
 def fit(dataset: Dataset, modalities: list[str]) -> tuple[float, dict[str, float]]:
     """(regularisation chosen on validation, test metrics)."""
+    task = dataset.metadata.get("task")
+    if task not in ("multiclass", "sentiment"):
+        raise UsageError(f"{dataset.path}: for multiclass and sentiment, not for the task {task}")
+    unknown = [m for m in modalities if m not in dataset.dims]
+    if unknown:
+        raise UsageError(f"{dataset.path} has {'+'.join(dataset.dims)}, not {unknown[0]!r}")
     label = {s: dataset.index(s)["label"] for s in ("train", "valid", "test")}
     scaler = StandardScaler()
     x = {"train": scaler.fit_transform(moments(dataset, "train", modalities))}
     x |= {s: scaler.transform(moments(dataset, s, modalities)) for s in ("valid", "test")}
     tried = []
     for strength in STRENGTHS:
-        if dataset.metadata["task"] == "multiclass":
+        if task == "multiclass":
             model = LogisticRegression(C=strength, max_iter=5000).fit(x["train"], label["train"])
             score = metrics.multiclass(label["valid"], model.predict_proba(x["valid"]))["acc"]
         else:
@@ -47,7 +55,7 @@ def fit(dataset: Dataset, modalities: list[str]) -> tuple[float, dict[str, float
             score = -metrics.sentiment(label["valid"], model.predict(x["valid"]))["mae"]
         tried.append((score, strength, model))
     _, strength, model = max(tried, key=lambda t: t[0])
-    if dataset.metadata["task"] == "multiclass":
+    if task == "multiclass":
         return strength, metrics.multiclass(label["test"], model.predict_proba(x["test"]))
     return strength, metrics.sentiment(label["test"], model.predict(x["test"]))
 
@@ -65,4 +73,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (UsageError, DataError) as error:
+        fail(error)

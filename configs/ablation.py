@@ -19,7 +19,8 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"model.fusion": "hadamard"},
     {"model.fusion": "gated"},
     {"model.width": 0, "model.heads": 1},  # widths of features divide into no number of heads
-    {"model.encoder_layers": 0},
+    # Without layers a learned CLS reads no frame: to be held against the row of statistics alone.
+    {"model.encoder_layers": 0, "model.cls_token": "statistics"},
     {"model.encoder_layers": 1},
     {"model.cls_token": "learned"},
     {"model.cls_token": "statistics"},
@@ -42,7 +43,7 @@ def sweep(config) -> Iterator[dict[str, Any]]:
     yield from CHANGES
     modalities = config.modalities.split("+")
     if "text" in modalities:
-        yield {"model.text_encoder": False}
+        yield {"model.text_encoder": False, "model.cls_token": "statistics"}
     for query in modalities:
         into = [f"{query}<-{key}" for key in modalities if key != query]
         yield {"model.directions": ",".join(into)}

@@ -271,6 +271,35 @@ def test_without_directions_fusion_is_of_summaries():
         np.testing.assert_array_equal(extras[f"fused/{m}"][:2], extras[f"cls/{m}"][:2])
 
 
+@pytest.mark.parametrize(
+    ("dims", "said", "layers"),
+    [
+        ({"audio": 8}, "all", 0),
+        (PAIR, "none", {"text": 1, "audio": 0}),
+        (PAIR, "text<-audio", {"text": 1, "audio": 0}),  # its part of the joint is a constant
+        (PAIR, "audio<-text", {"text": 1, "audio": 0}),  # nobody reads its frames
+    ],
+)
+def test_a_modality_that_cannot_be_seen_is_an_error(dims, said, layers):
+    options = dict(encoder_layers=layers, directions=directions(said))
+    for learned in ("learned", {"text": "first", "audio": "learned"}):
+        with pytest.raises(ValueError, match="audio: cls_token='learned' with encoder_layers=0"):
+            nnx.eval_shape(
+                lambda c=learned: IMAT(dims, 1, cls_token=c, **options, rngs=nnx.Rngs(0))
+            )
+    for other in (dict(cls_token="statistics"), dict(cls_token="first"), dict(encoder_layers=1)):
+        changed = options | other
+        nnx.eval_shape(lambda kw=changed: IMAT(dims, 1, **kw, rngs=nnx.Rngs(0)))
+
+
+def test_without_layers_stacks_read_the_frames():
+    batch = make_batch(dims=PAIR)
+    model = make(PAIR, encoder_layers=0)
+    outputs = run(model, batch)[0]
+    for m in PAIR:
+        assert (run(model, batch | {m: batch[m] + 1})[0] != outputs).any(axis=1).all()
+
+
 @pytest.mark.parametrize("said", ["", "text", "text<-text", "text<-smell", "text->audio"])
 def test_directions_that_are_none(said):
     with pytest.raises(ValueError, match="directions is"):
@@ -449,5 +478,7 @@ def test_every_ablation_is_another_model(corpus, dims):
 
         nnx.eval_shape(make)
         made.add(one.model.to_json())
+        if "model.text_encoder" in change or change.get("model.encoder_layers") == 0:
+            assert one.model.cls_token == "statistics"  # a summary that reads frames
     changes = list(ablation.sweep(config))
     assert len(made) == len(changes) - 2  # two are as the corpus's config has it already

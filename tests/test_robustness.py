@@ -92,6 +92,9 @@ def test_whole_modalities_are_lost_as_often_as_asked_but_never_all():
     assert only[:, [0, 2]].all() and 0.88 < 1 - only[:, 1].mean() < 0.92
     two = kept(modalities=0.9, keep=["audio", "vision"])
     assert not two[:, 0].any() and two.any(axis=1).all()
+    # At .9 a half of two, and none of one, is really lost.
+    assert np.abs(1 - two[:, 1:].mean(axis=0) - (0.9 - 0.9**2 / 2)).max() < 5 * np.sqrt(0.25 / 4000)
+    assert kept(modalities=0.9, keep=["text"])[:, 0].all()
 
 
 HARD = corruptions.condition(tuple(DIMS), frames=0.3, burst=0.2, modalities=0.4, noise=0.5)
@@ -251,6 +254,7 @@ def test_the_program_prints_and_writes(finished, tmp_path):
     ("flags", "message"),
     [
         (["--noise=1,2"], "take 0 and then rising levels"),
+        (["--metric=mae"], "--metric=mae: there are acc"),
         (["--affected=vision"], "has text+audio"),
         (["--baseline=other"], "--baseline=other is none of"),
         (["--split=dev"], "no split 'dev'"),
@@ -261,12 +265,82 @@ def test_mistakes_are_one_line(finished, flags, message):
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_metric_that_the_task_does_not_have():
-    scores = {"acc": 0.5}
-    curve = {"levels": [0, 1], "lost": [0, 1], "scores": [scores, scores]}
-    one = {"subsets": {"text": scores}, "curves": {"frames": curve}}
-    with pytest.raises(ValueError, match="--metric=mae: there are acc"):
-        robustness.summarize({"run": [one]}, "mae", None)
+@pytest.mark.parametrize("said", ["0,inf", "0,nan", "nan,1", "0,1,nan", "0,x", "0", "0,1,1"])
+def test_levels_of_noise_are_finite_and_rise(said):
+    with pytest.raises(UsageError, match=rf"--noise={said}: take 0 and then rising levels"):
+        robustness._levels(said.split(","))
+
+
+def test_a_metric_is_checked_before_anything_is_scored(opened):
+    experiment, _ = opened
+    assert robustness._facts(experiment, "test", "acc")["ceiling"]["text+audio"] > 0.5
+    # What is best possible of an accuracy is not of another metric.
+    facts = robustness._facts(experiment, "test", "bacc")
+    assert facts["ceiling"] == {} and facts["constant"] == 0.25
+    for metric in ("mae", "recall/0"):
+        with pytest.raises(UsageError, match=f"--metric={metric}: there are acc"):
+            robustness._facts(experiment, "test", metric)
+
+
+def test_facts_of_folds_are_of_all_folds():
+    one = {"protocol": "p", "split": "test", "metric": "acc", "ceiling": {"text": 0.5}}
+    folds = [one | {"examples": 10, "constant": 0.2}, one | {"examples": 30, "constant": 0.3}]
+    found = robustness.joined(folds)
+    assert found == one | {"examples": 40, "constant": pytest.approx(0.25), "sets": 2}
+    assert robustness.joined(folds[:1]) == folds[0] | {"sets": 1}
+    other = folds[1] | {"ceiling": {"text": 0.6}}
+    assert robustness.joined([folds[0], other])["ceiling"] == {}
+    table = {"run": {"subsets": {"text": [0.4]}, "curves": dict.fromkeys(corruptions.KINDS)}}
+    curve = {"levels": [0, 1], "lost": [0, 0], "scores": [[0.4, 0.2]], "relative": [0.3]}
+    table["run"]["curves"] = dict.fromkeys(corruptions.KINDS, curve)
+    said = robustness.text(table, found)
+    assert "40 utterances of 2 sets" in said and "(lost" not in said
+    assert "10 utterances\n" in robustness.text(table, robustness.joined(folds[:1]))
+
+
+def test_a_set_of_utterances_counts_once_whatever_its_features(opened):
+    experiment, _ = opened
+    dataset = experiment.dataset
+
+    class Other:
+        def __init__(self, **columns):
+            self.columns = columns
+
+        def index(self, split):
+            return dataset.index(split) | self.columns
+
+    asked = robustness._asked(experiment, "test")
+
+    def of(**columns):
+        return robustness._asked(dataclasses.replace(experiment, dataset=Other(**columns)), "test")
+
+    assert of() == of(text_length=np.zeros(50, int)) == asked
+    index = dataset.index("test")
+    assert asked not in (of(label=index["label"][::-1]), of(id=index["id"][::-1]))
+    assert robustness._asked(experiment, "valid") != asked
+
+
+def test_what_was_really_lost_stands_under_the_levels():
+    def row(subsets, lost):
+        curve = {"levels": [0, 0.9], "lost": lost, "scores": [[0.5, 0.4]], "relative": [0.45]}
+        curves = {k: curve if k == "modalities" else curve | {"lost": [0, 0]}
+                  for k in corruptions.KINDS}  # fmt: skip
+        return {"subsets": {s: [0.5] for s in subsets}, "curves": curves}
+
+    facts = {"metric": "acc", "split": "test", "examples": 9, "sets": 1, "constant": 0.1}
+    two = ["text", "audio", "text+audio"]
+    table = {"a": row(two, [0, 0.49]), "b": row(two, [0, 0.5]), "c": row(["text"], [0, 0])}
+    lines = robustness.text(table, facts | {"ceiling": {}}).splitlines()
+    lost = [line for line in lines if line.startswith("(lost")]
+    assert [line.split(")") for line in lost] == [
+        ["(lost, 1 modality", "     0.000   0.000"],
+        ["(lost, 2 modalities", "   0.000   0.495"],
+    ]
+    # In the columns of the levels.
+    assert {len(line) for line in lost} == {lines[lines.index(lost[0]) - 4].index("0.9") + 3}
+
+
+def test_cells():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert robustness.cell([0.5]) == "0.500" and robustness.cell(None) == "–"

@@ -8,6 +8,7 @@ curves.png and subsets.png. See docs/robustness.md for what each number means.
 
 from __future__ import annotations
 
+import math
 import pathlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -158,15 +159,9 @@ def summarize(rows: Mapping[str, list[dict]], metric: str, baseline: str | None)
     Args:
       rows: {row: `score_run` of its runs}.
       baseline: the row that `effective` is against, by the mean of its runs; None: no such number.
-
-    Raises:
-      UsageError: there is no such metric.
     """
     table: dict[str, Any] = {}
     for name, scored in rows.items():
-        known = next(iter(scored[0]["subsets"].values()))
-        if metric not in known:
-            raise UsageError(f"--metric={metric}: there are {', '.join(known)}")
         subset_scores = {
             s: [one["subsets"][s][metric] for one in scored] for s in scored[0]["subsets"]
         }
@@ -193,7 +188,10 @@ def text(table: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Two tables: subsets of modalities, and curves with their areas."""
     metric = facts["metric"]
     better = "higher" if tasks.higher_is_better(metric) else "lower"
-    lines = [f"{metric} ({better} is better), {facts['split']}, {facts['examples']} utterances", ""]
+    of = f"{facts['examples']} utterances"
+    if facts["sets"] > 1:
+        of += f" of {facts['sets']} sets, of which the constant answer is the mean"
+    lines = [f"{metric} ({better} is better), {facts['split']}, {of}", ""]
     names, label = list(table), max(20, *(len(n) + 2 for n in table))
     width = max(16, *(len(n) + 2 for n in names))
     lines.append(f"{'modalities':<{label}}" + "".join(f"{n:>{width}}" for n in names))
@@ -218,7 +216,27 @@ def text(table: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
             line = f"{name:<{label}}" + "".join(f"{v:>8.3f}" for v in means)
             line += f"{cell(curve['relative']):>18}{cell(curve.get('effective'), '+'):>18}"
             lines.append(line)
+        lines += [
+            f"{f'(lost, {count})':<{label}}" + "".join(f"{v:>8.3f}" for v in lost)
+            for count, lost in _lost(table, kind).items()
+        ]
     return "\n".join(lines)
+
+
+def _lost(table: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
+    """{"2 modalities": share of all frames that each level really took, mean over such rows}.
+
+    Empty where nothing is lost. A modality and an utterance never lose all, so the fewer there are
+    the less is lost at the same level.
+    """
+    found: dict[int, list] = {}
+    for row in table.values():
+        count = max(s.count("+") + 1 for s in row["subsets"])
+        found.setdefault(count, []).append(row["curves"][kind]["lost"])
+    if not np.any([one for rows in found.values() for one in rows]):
+        return {}
+    words = {n: f"{n} modalities" if n > 1 else "1 modality" for n in found}
+    return {words[n]: np.mean(found[n], axis=0) for n in sorted(found)}
 
 
 def cell(values: Sequence[float] | None, sign: str = "") -> str:
@@ -235,7 +253,7 @@ def main(argv: list[str]) -> None:
     if baseline and baseline not in f.workdir:
         raise UsageError(f"--baseline={baseline} is none of --workdir={','.join(f.workdir)}")
     rows: dict[str, list[dict]] = {}
-    facts: dict[str, Any] = {}
+    sets: dict[bytes, dict[str, Any]] = {}  # those that runs were scored on, each once
     for name in f.workdir:
         for workdir in _row(name):
             experiment, params = runs.open_run(workdir)
@@ -245,16 +263,18 @@ def main(argv: list[str]) -> None:
                     f"--affected={','.join(f.affected)}: {workdir} has {'+'.join(experiment.dims)}"
                 )
             mine = _facts(experiment, f.split, f.metric)
-            if facts and (mine["protocol"], mine["metric"]) != (facts["protocol"], facts["metric"]):
+            first = next(iter(sets.values()), mine)
+            if (mine["protocol"], mine["metric"]) != (first["protocol"], first["metric"]):
                 raise UsageError(
                     f"{workdir} is of {mine['protocol']} ({mine['metric']}), the runs before it of "
-                    f"{facts['protocol']} ({facts['metric']}); take one after the other"
+                    f"{first['protocol']} ({first['metric']}); take one after the other"
                 )
-            facts = facts or mine
+            sets.setdefault(_asked(experiment, f.split), mine)
             scored = score_run(
                 experiment, params, f.split, levels, affected=f.affected, seed=f.seed
             )
             rows.setdefault(name, []).append(scored | {"workdir": str(workdir)})
+    facts = joined([*sets.values()])
     table = summarize(rows, facts["metric"], baseline)
     output = pathlib.Path(f.output or pathlib.Path(f.workdir[0]) / "robustness")
     output.mkdir(parents=True, exist_ok=True)
@@ -287,29 +307,70 @@ def _levels(values: Sequence[str]) -> tuple[float, ...]:
         levels = tuple(map(float, values))
     except ValueError:
         levels = ()
-    if len(levels) < 2 or levels[0] != 0 or list(levels) != sorted(set(levels)):
+    rising = all(map(math.isfinite, levels)) and list(levels) == sorted(set(levels))
+    if len(levels) < 2 or levels[0] != 0 or not rising:
         raise UsageError(f"--noise={','.join(values)}: take 0 and then rising levels")
     return levels
 
 
 def _facts(experiment: Experiment, split: str, metric: str | None) -> dict[str, Any]:
+    """What is known of a split before any run is scored on it.
+
+    Raises:
+      UsageError: there is no such metric.
+    """
     label = experiment.dataset.index(split)["label"]
-    train = experiment.dataset.index("train")["label"]
-    metric = metric or experiment.task.headline
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", metrics.UndefinedMetricWarning)
-        trivial = experiment.task.score(
-            label, tasks.trivial_outputs(experiment.task, train, len(label))
-        )
+    constant = trivial(experiment.task, experiment.dataset.index("train")["label"], label)
+    metric = check_metric(metric or experiment.task.headline, constant)
     metadata = experiment.dataset.metadata
     return {
         "protocol": metadata["protocol"],
         "split": split,
         "examples": len(label),
         "metric": metric,
-        "constant": trivial.get(metric, float("nan")),
-        "ceiling": metadata["facts"].get("bayes_accuracy_on_split", {}).get(split, {}),
+        "constant": constant[metric],
+        "ceiling": ceiling(metadata, split, metric),
     }
+
+
+def trivial(task: tasks.Task, train_label: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Scores of the best constant answer; all that the task has, whole splits' only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", metrics.UndefinedMetricWarning)
+        scores = task.score(label, tasks.trivial_outputs(task, train_label, len(label)))
+    return {k: v for k, v in scores.items() if "/" not in k}
+
+
+def check_metric(metric: str, known: Mapping[str, float]) -> str:
+    if metric not in known:
+        raise UsageError(f"--metric={metric}: there are {', '.join(known)}")
+    return metric
+
+
+def ceiling(metadata: Mapping[str, Any], split: str, metric: str) -> dict[str, float]:
+    """{subset: best possible `metric`} where it is known: an accuracy, of synthetic corpora."""
+    known = metadata["facts"].get("bayes_accuracy_on_split", {}) if metric == "acc" else {}
+    return known.get(split, {})
+
+
+def joined(sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`_facts` of several sets of utterances, such as of folds, in one: all their examples.
+
+    The constant is the mean of theirs; the best possible is kept where it is the same for all.
+    """
+    best = sets[0]["ceiling"]
+    return dict(sets[0]) | {
+        "sets": len(sets),
+        "examples": sum(one["examples"] for one in sets),
+        "constant": float(np.mean([one["constant"] for one in sets])),
+        "ceiling": best if all(one["ceiling"] == best for one in sets) else {},
+    }
+
+
+def _asked(experiment: Experiment, split: str) -> bytes:
+    """The same for datasets that ask the same of the same utterances, whatever their features."""
+    index, train = experiment.dataset.index(split), experiment.dataset.index("train")
+    return b"|".join(map(np.ndarray.tobytes, (index["id"], index["label"], train["label"])))
 
 
 if __name__ == "__main__":

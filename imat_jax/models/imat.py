@@ -71,6 +71,10 @@ class IMAT(nnx.Module):
       attention: as in `SelfAttention`; those of the IMA stacks have one query and one form.
       init: "published" (`sse_ft` section 3.7: N(0, 0.02), Xavier for IMA) or "lecun".
       dtype: compute dtype; parameters are held in `param_dtype`.
+
+    Raises:
+      ValueError: a value that cannot be, or a modality without a summary of its own (a learned CLS,
+        no layer) that is the query of no stack, so a constant, or the key of none, so never read.
     """
 
     def __init__(
@@ -122,6 +126,14 @@ class IMAT(nnx.Module):
         self.modalities = tuple(m for m in MODALITIES if m in dims)
         every = [(m, n) for m in self.modalities for n in self.modalities if m != n]
         self.pairs = tuple(p for p in every if directions is None or p in directions)
+        both_sides = {q for q, _ in self.pairs} & {n for _, n in self.pairs}
+        for m in self.modalities:
+            blind = _of(cls_token, m) == "learned" and not _of(encoder_layers, m)
+            if blind and m not in both_sides:
+                raise ValueError(
+                    f"{m}: cls_token='learned' with encoder_layers=0 reads no frame, and no stack "
+                    f"has {m} as query, or none as key; take cls_token='statistics', or a layer"
+                )
         self.fusion = fusion
         self.modality_dropout = modality_dropout
         self.attention = attention

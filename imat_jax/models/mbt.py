@@ -34,9 +34,12 @@ class MBT(nnx.Module):
 
     Differences from the authors' code (google-research/scenic, projects/mbt): frames of SSL
     features in place of patches of pictures and spectrograms, with nothing pretrained; any subset
-    of three modalities; sizes; no stochastic depth. As there, and unlike the equations of the
-    paper, all modalities of a layer read the same bottleneck, and none the one that another has
-    updated. Blocks are pre-norm there: here as `norm` says.
+    of three modalities; sizes; no stochastic depth; an output layer (and, where `norm` is "pre", a
+    last LayerNorm) for each modality, where one is shared by all; the loss is that of the mean of
+    the modalities' outputs, where training there takes the mean of the losses of each; as many
+    bottlenecks as said, where there is one more when a CLS classifies. As there, and unlike the
+    equations of the paper, all modalities of a layer read the same bottleneck, and none the one
+    that another has updated. Blocks are pre-norm there: here as `norm` says.
 
     Args:
       dims: {modality: feature width} of the modalities to use, any non-empty subset.

@@ -6,7 +6,8 @@ that all share and by one of its own; the six results go through one Transformer
 3.4), and, side by side, to the outputs. Three losses (section 3.5) are added to the task's:
 
     similarity       central moment discrepancy of the shared vectors, mean over pairs
-    difference       squared Frobenius norm of the covariance of shared and own, and of two own
+    difference       mean of the D x D squared entries of the covariance of shared and own, and of
+                     two own, as in the authors' code (the paper: their sum, squared Frobenius norm)
     reconstruction   mean square error of u_m, decoded from the sum of its two
 
 Parameters: 227,521 (features 300, 74, 35; one output; defaults).
@@ -39,7 +40,10 @@ class MISA(SummaryFusion):
     Differences from the authors' code (declare-lab/MISA; losses also as in thuiar/MMSA): encoders
     are IMAT's (`summary.py`), not two bidirectional LSTMs or BERT; the Transformer layer has
     `ffn` and `heads` of the config (2,048 and 2) and a GELU; the discriminator whose outputs enter
-    no loss there is left out, and so is the adversarial alternative to the moment discrepancy.
+    no loss there is left out, and so is the adversarial alternative to the moment discrepancy; the
+    head is `head_width` wide with dropout before it, where theirs is half as wide as its input
+    (6 D to 3 D) with dropout (.5) after its first layer; scores are regressed by the task's loss
+    (L1 unless the config says "mse"), theirs by MSE, beside which the weights 1, .3, 1 were set.
 
     Args:
       outputs: K.

@@ -43,8 +43,10 @@ class MulT(nnx.Module):
       channel is exactly 0).
     "reference" does in all four as they do, and `convert.mult` loads their weights into either.
     In both modes: attention has one dropout rate for all sources where they have .1 for text and 0
-    for audio and vision; one modality alone goes through its self-attention layers only, where
-    theirs cannot run. As theirs, a modality whose features are `width` wide is not projected.
+    for audio and vision; in training they drop features of text, before the projection, at the rate
+    `embed_dropout`, here only `input_dropout` does; one modality alone goes through its
+    self-attention layers only, where theirs cannot run. As theirs, a modality whose features are
+    `width` wide is not projected.
 
     **Missing modalities**: a row without m gets nothing from the stacks that read m (their
     attention adds only its bias), and the part of m in the joint vector is zero.
