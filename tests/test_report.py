@@ -295,16 +295,16 @@ def opened(path, width, scheme):
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here; apt-get install chromium, or $CHROMIUM")
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_the_page_in_a_browser(weighed, tmp_path, width, scheme):
+@pytest.mark.parametrize(("width", "scheme", "count"), [(1280, "light", 2), (390, "dark", 1)])
+def test_the_page_in_a_browser(weighed, tmp_path, width, scheme, count):
     found, one = weighed
-    path = report.write(found, one, tmp_path)
+    path = report.write(found, count * one, tmp_path)  # of so many corpora
     with opened(path, width, scheme) as (tab, said, asked):
         tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         images = tab.evaluate(
             "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
         )
-        assert len(images) == 2 and min(images) > 100  # test.png of either model
+        assert len(images) == 2 * count and min(images) > 100  # test.png of either model
         # Nothing but the file itself, and nothing wider than the screen.
         assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
         assert said == []
@@ -315,7 +315,7 @@ def test_the_page_in_a_browser(weighed, tmp_path, width, scheme):
         )
         assert len(boxes) > 8 and all(w > 100 and h > 10 for w, h in boxes)
         bars = tab.evaluate("[...document.querySelectorAll('.bar')].map(e => e.getBBox().width)")
-        assert len(bars) == 2 and min(bars) > 5
+        assert len(bars) == 2 * count and min(bars) > 5
         paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", paper)[:3])) > 384) == (scheme == "light")
         # By keyboard: the first stop leads past the head; tables that scroll can be reached.
@@ -330,6 +330,8 @@ def test_the_page_in_a_browser(weighed, tmp_path, width, scheme):
         # A value leads to its runs.
         tab.locator("main table a").first.click()
         assert tab.evaluate("document.querySelector('tbody:target').id") == "r0-0"
+        tab.locator("main table a[href^='#r']").last.click()
+        assert tab.evaluate("document.querySelector('tbody:target').id") == f"r{count - 1}-1"
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
