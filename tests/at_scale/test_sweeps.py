@@ -45,40 +45,44 @@ def pair(shared, tiny_dataset):
     return shared("pair", make) / "s"
 
 
-def test_three_by_two_by_five_killed_twice_is_the_same_as_whole(tiny_dataset, tmp_path):
-    grid = ["--grid=optim.lr=0.001,0.01,0.1", "--grid=model.ima_layers=1,2", "--seeds=5"]
-    whole = [*tiny_flags(tmp_path / "whole", tiny_dataset), *grid, "--jobs=2"]
-    done = run("sweep", *whole, timeout=3000)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "whole" / "sweep.json").read_text())["runs"] == {"finished": 30}
+THIRTY = ["--grid=optim.lr=0.001,0.01,0.1", "--grid=model.ima_layers=1,2", "--seeds=5", "--jobs=2"]
+ENGINES = {
+    "local": [],
+    "submitit": ["--executor=slurm", "--options=cluster=local,timeout_min=10"],
+    "ray": ["--executor=ray"],
+}
 
+
+@pytest.fixture(scope="module")
+def whole(shared, tiny_dataset):
+    """Thirty runs by two local workers, which nothing interrupted."""
+
+    def make(folder):
+        done = run("sweep", *tiny_flags(folder / "s", tiny_dataset), *THIRTY, timeout=3000)
+        assert done.returncode == 0, done.stderr
+
+    root = shared("thirty", make) / "s"
+    assert json.loads((root / "sweep.json").read_text())["runs"] == {"finished": 30}
+    return root
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_three_by_two_by_five_killed_twice_is_the_same_as_whole(
+    whole, tiny_dataset, tmp_path, engine
+):
+    if engine != "local":
+        reason = {"submitit": "pip install 'imat_jax[sweep]'", "ray": "opt-in: imat_jax[ray]"}
+        pytest.importorskip(engine, reason=reason[engine])
     root = tmp_path / "cut"
-    flags = [*tiny_flags(root, tiny_dataset), *grid, "--jobs=2"]
-    lines = sweeps.written(tmp_path / "whole")
+    flags = [*tiny_flags(root, tiny_dataset), *THIRTY, *ENGINES[engine]]
+    lines = sweeps.written(whole)
     for share, workers in ((0.3, True), (0.6, False)):
         killer = functools.partial(sweeps.killed, str(root), int(share * lines), workers)
         assert run("sweep", *flags, setup=killer, timeout=3000).returncode == -signal.SIGKILL
         assert 0 < len(list(root.glob("runs/*/results.json"))) < 30
     done = run("sweep", *flags, timeout=3000)
-    assert done.returncode == 0 and "30 runs, 0 of them" not in done.stdout
-    assert_same_sweep(tmp_path / "whole", root)
-
-
-def test_submitit_runs_the_same(pair, tiny_dataset, tmp_path):
-    pytest.importorskip("submitit", reason="pip install 'imat_jax[sweep]'")
-    flags = [*tiny_flags(tmp_path / "s", tiny_dataset), "--seeds=2"]
-    slurm = ["--executor=slurm", "--options=cluster=local,timeout_min=10"]
-    done = run("sweep", *flags, *slurm, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert_same_sweep(pair, tmp_path / "s")
-
-
-def test_a_ray_cluster_runs_the_same(pair, tiny_dataset, tmp_path):
-    pytest.importorskip("ray", reason="opt-in: pip install 'imat_jax[ray]'")
-    flags = [*tiny_flags(tmp_path / "s", tiny_dataset), "--seeds=2"]
-    done = run("sweep", *flags, "--executor=ray", timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert_same_sweep(pair, tmp_path / "s")
+    assert done.returncode == 0 and "30 runs, 0 of them" not in done.stdout, done.stderr
+    assert_same_sweep(whole, root)
 
 
 def test_a_search_trains_and_leaves_test_alone(tiny_dataset, tmp_path):
