@@ -119,7 +119,7 @@ def test_what_does_not_count_is_listed(tmp_path, tiny_dataset):
     [row] = table.rows
     assert [run.workdir.name for run in row.runs] == ["0", "1", "y-2"]
     text = tables.markdown([evidence.weigh(table)], found)
-    assert f"1 runs of configurations that are not scored on test are in no row: {tmp_path}" in text
+    assert f"not scored on test, and so in no row: 1 of the runs, {tmp_path}" in text
     assert f"another version of the code than the runs that count: {found.replaced[0]}" in text
 
 

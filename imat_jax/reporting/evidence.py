@@ -367,8 +367,8 @@ def _warnings(table: Table, cells, published: list[System], complete: Sequence[s
         some = ", ".join(str(run.workdir) for run in table.outside[:3])
         more = ", …" if len(table.outside) > 3 else ""
         found.append(
-            f"{len(table.outside)} runs of configurations that are not scored on {table.split} are "
-            f"in no row: {some}{more}"
+            f"of configurations that are not scored on {table.split}, and so in no row: "
+            f"{len(table.outside)} of the runs, {some}{more}"
         )
     return found
 
