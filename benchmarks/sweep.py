@@ -83,17 +83,19 @@ def main() -> None:
         sweep = call("sweep", *flags, f"--workdir={folder / 'sweep'}", f"--seeds={args.seeds}")
         jobs = [json.loads(p.read_text()) for p in folder.glob("sweep/runs/*/job.json")]
         runs = sorted(job["seconds"] for job in jobs)
-        again = call("sweep", *flags, f"--workdir={folder / 'sweep'}", f"--seeds={args.seeds}")
+        alone = call("sweep", *flags, f"--workdir={folder / 'alone'}", "--seeds=1")
+        [job] = [json.loads(p.read_text()) for p in folder.glob("alone/runs/*/job.json")]
+        around = alone - job["seconds"]  # imports and the worker's start, however many runs
         config = configs.override(common.get_config(), numbers | {"modalities": ""})
         each, one = updates(config, args.seeds)
-    between = max(sweep - sum(runs) - again, 0)
+    between = sweep - sum(runs) - around
     print(
         f"{args.seeds} seeds of {args.steps} updates, width {args.width}\n"
         f"  a process each       {separate:8.1f} s\n"
         f"  a sweep, one worker  {sweep:8.1f} s, {separate / sweep:.2f} times as fast\n"
         f"    of it runs         {sum(runs):8.1f} s: the first {runs[-1]:.1f}, others "
         f"{np.mean(runs[:-1]):.1f} each\n"
-        f"    start and end      {again:8.1f} s, however many runs there are\n"
+        f"    start and end      {around:8.1f} s, however many runs there are\n"
         f"    between runs       {between:8.1f} s, {between / sum(runs):.1%} of the runs\n"
         f"an update of all seeds: {each:.1f} ms one after the other, {one:.1f} ms as one program, "
         f"{each / one:.2f} times as fast"
