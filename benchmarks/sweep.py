@@ -35,6 +35,20 @@ def call(verb: str, *flags: str) -> float:
     return time.perf_counter() - start
 
 
+def taken(sweep: pathlib.Path) -> tuple[list[float], float]:
+    """Seconds of each run, in their order; and of all that was between one's end and the next's
+    beginning.
+    """
+    found = []
+    for path in sweep.glob("runs/*/job.json"):
+        end = (path.parent / "results.json").stat().st_mtime
+        found.append((end, json.loads(path.read_text())["seconds"]))
+    found.sort()
+    pairs = zip(found, found[1:], strict=False)
+    between = sum(end - before - seconds for (before, _), (end, seconds) in pairs)
+    return [seconds for _, seconds in found], between
+
+
 def updates(config, seeds: int, repeats: int = 20) -> tuple[float, float]:
     """Milliseconds for an update of every seed: (one after the other, vmapped)."""
     prepared = train.prepare(config, ("valid",))
@@ -81,22 +95,18 @@ def main() -> None:
             where = f"--workdir={folder / 'separate' / str(seed)}"
             separate += call("train", *flags, where, f"--config.seed={seed}", "--evaluate=valid")
         sweep = call("sweep", *flags, f"--workdir={folder / 'sweep'}", f"--seeds={args.seeds}")
-        jobs = [json.loads(p.read_text()) for p in folder.glob("sweep/runs/*/job.json")]
-        runs = sorted(job["seconds"] for job in jobs)
-        alone = call("sweep", *flags, f"--workdir={folder / 'alone'}", "--seeds=1")
-        [job] = [json.loads(p.read_text()) for p in folder.glob("alone/runs/*/job.json")]
-        around = alone - job["seconds"]  # imports and the worker's start, however many runs
+        runs, between = taken(folder / "sweep")
         config = configs.override(common.get_config(), numbers | {"modalities": ""})
         each, one = updates(config, args.seeds)
-    between = sweep - sum(runs) - around
+    around = sweep - sum(runs) - between
     print(
         f"{args.seeds} seeds of {args.steps} updates, width {args.width}\n"
         f"  a process each       {separate:8.1f} s\n"
         f"  a sweep, one worker  {sweep:8.1f} s, {separate / sweep:.2f} times as fast\n"
-        f"    of it runs         {sum(runs):8.1f} s: the first {runs[-1]:.1f}, others "
-        f"{np.mean(runs[:-1]):.1f} each\n"
+        f"    of it runs         {sum(runs):8.1f} s: the first {runs[0]:.1f}, others "
+        f"{np.mean(runs[1:]):.1f} each\n"
         f"    start and end      {around:8.1f} s, however many runs there are\n"
-        f"    between runs       {between:8.1f} s, {between / sum(runs):.1%} of the runs\n"
+        f"    between runs       {between:8.2f} s, {between / sum(runs):.2%} of the runs\n"
         f"an update of all seeds: {each:.1f} ms one after the other, {one:.1f} ms as one program, "
         f"{each / one:.2f} times as fast"
     )
