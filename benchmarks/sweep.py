@@ -10,6 +10,7 @@ of all seeds one after the other and as one program (`jax.vmap` over states and 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import pathlib
 import subprocess
@@ -44,8 +45,9 @@ def taken(sweep: pathlib.Path) -> tuple[list[float], float]:
         end = (path.parent / "results.json").stat().st_mtime
         found.append((end, json.loads(path.read_text())["seconds"]))
     found.sort()
-    pairs = zip(found, found[1:], strict=False)
-    between = sum(end - before - seconds for (before, _), (end, seconds) in pairs)
+    between = sum(
+        end - before - seconds for (before, _), (end, seconds) in itertools.pairwise(found)
+    )
     return [seconds for _, seconds in found], between
 
 
