@@ -7,6 +7,7 @@ import sys
 import types
 
 import attribution
+import inner_folds
 import linear
 import missing
 import numpy as np
@@ -55,6 +56,61 @@ def test_mistakes_are_one_line(name, argv, message, tiny_dataset, tmp_path, monk
         argv = [TINY, f"--workdir={tmp_path / 'runs'}", *argv]
     assert message in refused(name, argv, monkeypatch, capsys)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Ten utterances of five videos, 1 to 3 frames each; the first video is the test split."""
+    video = np.repeat(list("abcde"), [3, 1, 2, 2, 2])
+    lengths = np.arange(10) % 3 + 1
+    np.savez(
+        tmp_path / "ten.npz",
+        ids=np.array([f"u{i}" for i in range(10)]),
+        video=video,
+        split=np.where(video == "a", "test", "train"),
+        label=np.arange(10, dtype=np.float32) / 10,
+        audio=np.repeat(np.arange(10), lengths)[:, None].astype(np.float16),
+        audio_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+    )
+    return tmp_path / "ten.npz"
+
+
+def test_inner_folds_leave_the_test_split_out(archive, tmp_path, monkeypatch):
+    argv = ["inner_folds", f"--input={archive}", f"--output={tmp_path / 'out'}", "--folds=3"]
+    monkeypatch.setattr(sys, "argv", argv)
+    inner_folds.main()
+    tested = []
+    for k in (1, 2, 3):
+        fold = np.load(tmp_path / "out" / f"{k}.npz")
+        assert set(fold["ids"]) == {f"u{i}" for i in range(3, 10)} and "a" not in fold["video"]
+        of = {name: set(fold["video"][fold["split"] == name]) for name in np.unique(fold["split"])}
+        assert sorted(of) == ["test", "train", "valid"] and len(set.union(*of.values())) == sum(
+            map(len, of.values())
+        )
+        tested += list(fold["ids"][fold["split"] == "test"])
+        starts = fold["audio_offsets"]
+        for row, name in enumerate(fold["ids"]):
+            frames = fold["audio"][starts[row] : starts[row + 1], 0]
+            number = int(name[1:])
+            np.testing.assert_array_equal(frames, np.full(number % 3 + 1, number))
+            assert fold["label"][row] == np.float32(number / 10)
+    assert sorted(tested) == [f"u{i}" for i in range(3, 10)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--folds=2"], "--folds=2: take 3 or more"),
+        (["--folds=5"], "--folds=5: there are 4 groups outside the test split"),
+        (["--group=speaker"], "has no array 'speaker', it has ids, video"),
+        (["--input=/nonexist.npz"], "/nonexist.npz: not a readable .npz archive: [Errno 2]"),
+        ([f"--input={__file__}"], "test_benchmarks.py: not a readable .npz archive: "),
+    ],
+)
+def test_inner_folds_refuse(archive, tmp_path, flags, message, monkeypatch, capsys):
+    argv = [f"--input={archive}", f"--output={tmp_path / 'out'}", *flags]
+    assert message in refused("inner_folds", argv, monkeypatch, capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_linear_row_is_of_classes_or_sentiment():

@@ -55,6 +55,13 @@ def test_plain_tfds_reads_it(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.parametrize("name", ["1", "2024-data", "été", "-", "a.b c"])
+def test_a_source_may_have_any_name(tmp_path, name):
+    made = dataclasses.replace(corpus([example(0)]), name=name)
+    builder.build(made, tmp_path / "d", progress=False)
+    assert len(tfds.builder_from_directory(tmp_path / "d").as_data_source("train")) == 1
+
+
 @pytest.mark.parametrize("dtype", records.DTYPES)
 def test_every_storage_dtype_survives(tmp_path, dtype):
     values = np.random.RandomState(0).randn(5, 3).astype(records.DTYPES[dtype])

@@ -220,8 +220,9 @@ def _shards(
         count = min(wanted or math.ceil(max(expected, 1) / SHARD_BYTES), len(utterances))
         bounds = np.linspace(0, len(utterances), count + 1).astype(int)
         for k in range(count):
-            # TFDS tells the parts of a file's name apart by dots and dashes.
-            name = re.sub(r"\W+", "_", corpus.name) or "corpus"
+            # To TFDS a name begins with a letter, and ends at a dot or a dash.
+            name = re.sub(r"\W+", "_", corpus.name)
+            name = name if re.match("[a-zA-Z]", name) else f"corpus_{name}"
             name = f"{name}-{split}.array_record-{k:05d}-of-{count:05d}"
             rows = utterances[bounds[k] : bounds[k + 1]]
             yield Shard(split, directory / name, rows, dims, features, dtype, nonfinite)
