@@ -1,6 +1,7 @@
 """The page of the service in a browser: opening it, sending a clip, reading what it shows."""
 
 import contextlib
+import re
 import wave
 
 import av
@@ -47,7 +48,7 @@ def opened(browser, url, width=1280, scheme="light", expected=(), prepare=None, 
     if prepare:
         prepare(tab)
     tab.goto(url)
-    tab.locator("#about", has_text="A model reads").wait_for()
+    tab.locator("#about", has_text=re.compile("^A model reads")).wait_for()
     yield tab
     foreign = [
         a for a in asked if not a.startswith((url, url.replace("http", "ws"), f"blob:{url}"))

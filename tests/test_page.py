@@ -338,6 +338,23 @@ def test_a_token_is_asked_for_and_kept(browser, url, folder):
 
 
 @browsing
+def test_nothing_can_be_sent_before_the_page_listens(browser, url):
+    # A click before it does would submit the form to no handler, and load the page anew.
+    watch = """
+      const found = () => [...document.querySelectorAll(".modes, button.main")];
+      const asked = window.fetch;
+      window.fetch = async (...what) => {
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        window.early = found().map((control) => control.disabled);
+        return asked(...what);
+      };"""
+    with opened(browser, url, prepare=lambda tab: tab.add_init_script(watch)) as tab:
+        assert tab.evaluate("window.early") == [True] * 3
+        assert tab.get_by_role("button", name="Recognise").is_enabled()
+        assert tab.get_by_label("Camera and microphone").is_enabled()
+
+
+@browsing
 def test_what_goes_wrong_is_said(browser, url):
     busy = itertools.count()
 

@@ -101,6 +101,9 @@ function run(facts) {
     });
   }
 
+  // Disabled until here: a form that nothing listens to would load the page anew and lose the file.
+  for (const control of document.querySelectorAll(".modes, button.main")) control.disabled = false;
+
   $("download").addEventListener("click", () => {
     const content = JSON.stringify(answer ?? { updates }, null, 1);
     const address = URL.createObjectURL(new Blob([content], { type: "application/json" }));
