@@ -2,7 +2,8 @@
 
 Of each sweep (`imat sweep … --test`, one a fold, all over the same values) the configuration with
 the best mean over seeds on validation is taken, and its mean on test printed; then the mean over
-folds. No choice has seen the test split of its fold.
+folds. The choice within a sweep has not seen the test split of its fold; what its values were
+picked by before is another matter.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 
 def chosen(sweep: pathlib.Path) -> tuple[str, float, list[float]]:
     """(overrides, mean on validation, test of each seed) of the configuration that wins."""
+    if not (sweep / "sweep.json").is_file():
+        sys.exit(f"{sweep} is not the directory of a sweep")
     summary = json.loads((sweep / "sweep.json").read_text())
     best = summary["configurations"][0]
     if any(one["mean"] is None for one in summary["configurations"]):

@@ -6,6 +6,8 @@ and the others as training. What is chosen on these has not seen the archive's o
 
 python benchmarks/inner_folds.py --input=mosi400.npz --output=inner --folds=5
 imat build --input=inner/1.npz --output=data/inner-1   # 2, 3, …
+
+Build them without --protocol: one that has a rule for the splits would put its own in their place.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import zipfile
 import numpy as np
 
 from imat_jax.cli import UsageError, fail
+from imat_jax.data import ids
+from imat_jax.data.corpus import split_name
 
 SPLITS = ("test", "valid")  # of the folds k and k + 1
 
@@ -68,7 +72,10 @@ def main() -> None:
     for name in ("ids", "split", args.group):
         if name not in arrays:
             raise UsageError(f"{args.input} has no array {name!r}, it has {', '.join(arrays)}")
-    arrays = select(arrays, np.flatnonzero(arrays["split"] != "test"))
+    named = np.asarray([split_name(ids.text(one)) for one in arrays["split"]])
+    if "test" not in named:
+        raise UsageError(f"{args.input}: no split is test, but {', '.join(np.unique(named))}")
+    arrays = select(arrays, np.flatnonzero(named != "test"))
     fold = assign(arrays[args.group], args.folds)
     args.output.mkdir(parents=True, exist_ok=True)
     for k in range(args.folds):

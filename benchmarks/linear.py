@@ -45,19 +45,27 @@ def fit(dataset: Dataset, modalities: list[str]) -> tuple[float, dict[str, float
     scaler = StandardScaler()
     x = {"train": scaler.fit_transform(moments(dataset, "train", modalities))}
     x |= {s: scaler.transform(moments(dataset, s, modalities)) for s in ("valid", "test")}
+    classes = len(dataset.metadata["class_names"])
     tried = []
     for strength in STRENGTHS:
         if task == "multiclass":
             model = LogisticRegression(C=strength, max_iter=5000).fit(x["train"], label["train"])
-            score = metrics.multiclass(label["valid"], model.predict_proba(x["valid"]))["acc"]
+            score = metrics.multiclass(label["valid"], of_all(model, x["valid"], classes))["acc"]
         else:
             model = Ridge(alpha=1 / strength).fit(x["train"], label["train"])
             score = -metrics.sentiment(label["valid"], model.predict(x["valid"]))["mae"]
         tried.append((score, strength, model))
     _, strength, model = max(tried, key=lambda t: t[0])
     if task == "multiclass":
-        return strength, metrics.multiclass(label["test"], model.predict_proba(x["test"]))
+        return strength, metrics.multiclass(label["test"], of_all(model, x["test"], classes))
     return strength, metrics.sentiment(label["test"], model.predict(x["test"]))
+
+
+def of_all(model: LogisticRegression, x: np.ndarray, classes: int) -> np.ndarray:
+    """Probabilities [N, classes]; 0 for what the training split has no example of."""
+    probabilities = np.zeros((len(x), classes))
+    probabilities[:, model.classes_] = model.predict_proba(x)
+    return probabilities
 
 
 def main() -> None:

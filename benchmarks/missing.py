@@ -24,7 +24,7 @@ import ml_collections
 import numpy as np
 
 from imat_jax import config as configs
-from imat_jax import rundir, tasks
+from imat_jax import experiment, rundir, tasks
 from imat_jax.analysis import corruptions, robustness, runs
 from imat_jax.cli import UsageError, fail
 from imat_jax.data.corpus import DataError, subsets
@@ -86,24 +86,19 @@ def train(workdir: pathlib.Path, args: argparse.Namespace, changes: Mapping[str,
 
 def with_less(workdir: pathlib.Path, metric: str) -> dict[str, float]:
     """{subset: test metric} of one run, with everything outside the subset taken away."""
-    experiment, params = runs.open_run(workdir)
-    here = tuple(experiment.dims)
+    run, params = runs.open_run(workdir)
+    here = tuple(run.dims)
     sets = subsets(here)
     conditions = [corruptions.condition(here, keep=s) for s in sets]
-    found, _ = robustness.outputs(experiment, params, "test", conditions)
-    label = experiment.dataset.index("test")["label"]
-    scores = [experiment.task.score(label, one)[metric] for one in found]
+    found, _ = robustness.outputs(run, params, "test", conditions)
+    label = run.dataset.index("test")["label"]
+    scores = [run.task.score(label, one)[metric] for one in found]
     return {"+".join(s): score for s, score in zip(sets, scores, strict=True)}
 
 
 def headline(dataset: Dataset, config: ml_collections.ConfigDict, metric: str | None) -> str:
     """`metric`, or the task's own; raises `UsageError` where the task has no such."""
-    threshold = config.task.threshold
-    task = tasks.make(
-        dataset.metadata["task"],
-        dataset.metadata["class_names"],
-        threshold=None if threshold < 0 else threshold,
-    )
+    task = experiment.make_task(config, dataset.metadata)
     label = {split: dataset.index(split)["label"] for split in ("train", "test")}
     known = robustness.trivial(task, label["train"], label["test"])
     return robustness.check_metric(metric or task.headline, known)

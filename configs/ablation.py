@@ -46,4 +46,5 @@ def sweep(config) -> Iterator[dict[str, Any]]:
         yield {"model.text_encoder": False, "model.cls_token": "statistics"}
     for query in modalities:
         into = [f"{query}<-{key}" for key in modalities if key != query]
-        yield {"model.directions": ",".join(into)}
+        if into:
+            yield {"model.directions": ",".join(into)}

@@ -81,6 +81,41 @@ class Experiment(Network):
         )
 
 
+def make_task(
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any],
+    train_label: np.ndarray | None = None,
+) -> tasks.Task:
+    """The task of a dataset with that metadata, with the losses of `config`.
+
+    Args:
+      train_label: as in `network`.
+
+    Raises:
+      UsageError: a value that cannot be, or that the task has no use for.
+    """
+    name, classes, weights = metadata["task"], metadata["class_names"], None
+    threshold = config.task.threshold
+    try:
+        if config.task.class_weights not in ("", "balanced"):
+            raise ValueError(
+                f'task.class_weights is "" or "balanced", not {config.task.class_weights!r}'
+            )
+        if config.task.class_weights and train_label is not None:
+            weights = tasks.balanced(name, train_label, len(classes))
+        return tasks.make(
+            name,
+            classes,
+            loss=config.task.loss or None,
+            label_smoothing=config.task.label_smoothing,
+            focal=config.task.focal,
+            class_weights=weights,
+            threshold=None if threshold < 0 else threshold,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"config: {error}") from error
+
+
 def network(
     config: ml_collections.ConfigDict,
     metadata: Mapping[str, Any],
@@ -98,26 +133,10 @@ def network(
     compiled.keep()
     dims = configs.modalities(config, {m: v["dim"] for m, v in metadata["modalities"].items()})
     text = tuning.find(config, metadata, tuple(dims))
+    task = make_task(config, metadata, train_label)
     try:
-        threshold = config.task.threshold
         if config.model.name == "selfmm" and metadata["task"] != "sentiment":
             raise ValueError(f"selfmm is for the task sentiment, not {metadata['task']}")
-        name, classes, weights = metadata["task"], metadata["class_names"], None
-        if config.task.class_weights not in ("", "balanced"):
-            raise ValueError(
-                f'task.class_weights is "" or "balanced", not {config.task.class_weights!r}'
-            )
-        if config.task.class_weights and train_label is not None:
-            weights = tasks.balanced(name, train_label, len(classes))
-        task = tasks.make(
-            name,
-            classes,
-            loss=config.task.loss or None,
-            label_smoothing=config.task.label_smoothing,
-            focal=config.task.focal,
-            class_weights=weights,
-            threshold=None if threshold < 0 else threshold,
-        )
         key = jax.random.key(0)
         model = nnx.eval_shape(lambda: _model(config, dims, task, mesh, text, key))
     except (TypeError, ValueError) as error:

@@ -150,6 +150,32 @@ def test_parameter_counts_are_those_of_the_docstrings(name):
         assert count + 5 * (6 * 30 + 3 * 60) == 1_073_731
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("dropout", 1.0, "model.dropout is a rate from 0 to below 1, not 1.0"),
+        ("modality_dropout", 1.0, "model.modality_dropout is a rate"),
+        ("attention_dropout", -0.1, "model.attention_dropout is a rate"),
+        ("input_dropout.audio", 1.5, "model.input_dropout.audio is a rate"),
+        ("mult.embed_dropout", float("nan"), "model.mult.embed_dropout is a rate"),
+        ("encoder_layers", -1, "model.encoder_layers is 0 or more, not -1"),
+        ("heads", 0, "model.heads is 1 or more"),
+        ("ffn", 0, "model.ffn is 1 or more"),
+        ("ima_layers", 0, "model.ima_layers is 1 or more"),
+        ("width", -8, "model.width is 0 or more"),
+    ],
+)
+@pytest.mark.parametrize("name", ["imat", "late"])
+def test_rates_and_sizes_that_cannot_be(name, key, value, said):
+    config = baselines.get_config(f"model={name}")
+    config.update_from_flattened_dict({f"model.{key}": value})
+    with pytest.raises(ValueError, match=said):
+        models.make(
+            config.model, DIMS, 1, nnx.Rngs(0), dtype="float32", max_frames=dict.fromkeys(DIMS, 8),
+            device=jax.devices()[0],
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_configs_have_the_constructors_defaults_of_what_only_they_read(name):
     """MulT is smaller than published, as docs/models.md says; keys are all arguments."""

@@ -7,6 +7,7 @@ import sys
 import types
 
 import attribution
+import folds
 import inner_folds
 import linear
 import missing
@@ -95,6 +96,37 @@ def test_inner_folds_leave_the_test_split_out(archive, tmp_path, monkeypatch):
             np.testing.assert_array_equal(frames, np.full(number % 3 + 1, number))
             assert fold["label"][row] == np.float32(number / 10)
     assert sorted(tested) == [f"u{i}" for i in range(3, 10)]
+
+
+@pytest.mark.parametrize("name", [b"test", "Test", "testing", "tst"])
+def test_inner_folds_know_the_fields_names_of_test(archive, tmp_path, name, monkeypatch):
+    arrays = dict(np.load(archive))
+    other = b"train" if isinstance(name, bytes) else "train"
+    split = np.asarray([name if s == "test" else other for s in arrays["split"]])
+    np.savez(archive, **arrays | {"split": split})
+    argv = ["inner_folds", f"--input={archive}", f"--output={tmp_path / 'out'}", "--folds=3"]
+    monkeypatch.setattr(sys, "argv", argv)
+    inner_folds.main()
+    assert len(np.load(tmp_path / "out" / "1.npz")["ids"]) == 7
+
+
+def test_inner_folds_of_an_archive_without_test_are_refused(archive, tmp_path, monkeypatch, capsys):
+    np.savez(archive, **dict(np.load(archive)) | {"split": np.full(10, "all")})
+    argv = [f"--input={archive}", f"--output={tmp_path / 'out'}"]
+    assert "no split is test, but all" in refused("inner_folds", argv, monkeypatch, capsys)
+
+
+def test_a_class_that_training_lacks_keeps_its_place():
+    x, label = np.asarray([[0.0], [1.0]]), np.asarray([0, 2])
+    model = linear.LogisticRegression().fit(x, label)
+    got = linear.of_all(model, x, 3)
+    assert got.shape == (2, 3) and not got[:, 1].any()
+    np.testing.assert_array_equal(got.argmax(axis=1), label)
+
+
+def test_folds_of_what_is_no_sweep(tmp_path):
+    with pytest.raises(SystemExit, match="is not the directory of a sweep"):
+        folds.chosen(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_a_plan_without_data(library_promotion):
 def test_the_program(tiny_dataset):
     """With a dataset its widths, labels and lengths count; nothing is trained, nothing written."""
     flags = [f"--config.dataset={tiny_dataset.path}", "--config.model.width=8", "--dry_run"]
+    flags.append("--config.modalities=text")
     done = run("train", "--config=configs/tiny.py", *flags, "--devices=2", "--chip=H100")
     assert done.returncode == 0, done.stderr
     assert "mesh of 2 H100: data 2" in done.stdout and "its largest batch" in done.stdout

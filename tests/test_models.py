@@ -480,5 +480,8 @@ def test_every_ablation_is_another_model(corpus, dims):
         made.add(one.model.to_json())
         if "model.text_encoder" in change or change.get("model.encoder_layers") == 0:
             assert one.model.cls_token == "statistics"  # a summary that reads frames
+    alone = config.copy_and_resolve_references()
+    alone.modalities = "audio"
+    assert all(change.get("model.directions") != "" for change in ablation.sweep(alone))
     changes = list(ablation.sweep(config))
     assert len(made) == len(changes) - 2  # two are as the corpus's config has it already

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 import warnings
 
 import jax
@@ -298,6 +299,17 @@ def test_facts_of_folds_are_of_all_folds():
     assert "10 utterances\n" in robustness.text(table, robustness.joined(folds[:1]))
 
 
+def test_folds_of_a_protocol_make_one_row(opened):
+    experiment, _ = opened
+    names = []
+    for protocol in ("ravdess-8way-6fold/fold1", "ravdess-8way-6fold/fold2", "meld-7way"):
+        metadata = experiment.dataset.metadata | {"protocol": protocol}
+        dataset = types.SimpleNamespace(metadata=metadata, index=experiment.dataset.index)
+        one = dataclasses.replace(experiment, dataset=dataset)
+        names.append(robustness._facts(one, "test", None)["protocol"])
+    assert names == ["ravdess-8way-6fold", "ravdess-8way-6fold", "meld-7way"]
+
+
 def test_a_set_of_utterances_counts_once_whatever_its_features(opened):
     experiment, _ = opened
     dataset = experiment.dataset
@@ -354,6 +366,9 @@ def test_a_row_is_of_finished_runs_of_one_configuration(finished, tmp_path, caps
     assert robustness._row(tmp_path) == [tmp_path / "0"]
     assert f"left out: {tmp_path / '1'}" in capsys.readouterr().err
     other = json.loads((finished[0] / "config.json").read_text())
+    shutil.copytree(finished[0], tmp_path / "2")
+    with pytest.raises(UsageError, match=r"/2 has the seed and the dataset of .*/0, .*count twice"):
+        robustness._row(tmp_path)
     for key, said in (("seed", None), ("batch_size", "batch_size: 16 -> 99")):
         shutil.copytree(finished[0], tmp_path / "2", dirs_exist_ok=True)
         (tmp_path / "2" / "config.json").write_text(json.dumps(other | {key: 99}))

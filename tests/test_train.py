@@ -92,11 +92,10 @@ def run_and_signal(flags, number, at_step):
     ).returncode
 
 
-@pytest.mark.parametrize("at_step", [1, 7])
-def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path, at_step):
+def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path):
     flags = small_flags(tmp_path / "cut", tiny_dataset)
-    assert run_and_signal(flags, signal.SIGTERM, at_step) == 143
-    assert at_step <= Checkpoints(tmp_path / "cut").last_step < 14
+    assert run_and_signal(flags, signal.SIGTERM, 7) == 143
+    assert 7 <= Checkpoints(tmp_path / "cut").last_step < 14
     assert not (tmp_path / "cut" / "results.json").exists()
     assert run("train", *flags).returncode == 0
     assert_same_run(finished[0], tmp_path / "cut")
@@ -115,16 +114,6 @@ def test_evaluate_scores_the_selected_checkpoint_again(finished, tmp_path):
     done = run("evaluate", f"--workdir={workdir}", "--split=test")
     assert done.returncode == 0 and "acc" in done.stdout
     assert (workdir / "results.json").read_bytes() == before
-
-
-def test_eight_devices_train_like_one(finished, library_promotion, tiny_dataset, tmp_path):
-    assert jax.device_count() == 8
-    train.train(small_config(tiny_dataset), tmp_path / "eight")  # dropout and all
-    curves = [
-        [line["loss"] for line in rundir.read_metrics(workdir) if "loss" in line]
-        for workdir in (finished[0], tmp_path / "eight")
-    ]
-    np.testing.assert_allclose(*curves, rtol=1e-4)
 
 
 def test_the_moving_average_is_of_the_parameters(library_promotion, tiny_dataset, tmp_path):
@@ -207,7 +196,7 @@ def test_an_unknown_config_argument_lists_the_known_ones(tmp_path):
 
 
 def test_a_profile_of_some_updates(library_promotion, tiny_dataset, tmp_path):
-    config = small_config(tiny_dataset, **{"modalities": "text"})
+    config = small_config(tiny_dataset, **{"modalities": "text", "data.buckets": 1})
     train.train(config, tmp_path, profile=2)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
@@ -219,14 +208,13 @@ def test_another_config_in_the_same_workdir_is_refused(finished, tiny_dataset):
         train.train(config, workdir)
 
 
-@pytest.mark.parametrize("mode", ["published", "corrected"])
-def test_the_published_variant_trains(tmp_path, tiny_dataset, mode):
-    changes = {"model.name": "sseft", "data.mode": mode, "model.heads": 4, "steps": 1,
+def test_the_published_variant_trains(tmp_path, tiny_dataset):
+    changes = {"model.name": "sseft", "data.mode": "published", "model.heads": 4, "steps": 1,
                "batch_size": 8, "eval_steps": 1, "data.buckets": 1}  # fmt: skip
     done = run("train", *small_flags(tmp_path / "run", tiny_dataset, **changes))
     assert done.returncode == 0, done.stderr
     assert np.isfinite(json.loads((tmp_path / "run" / "results.json").read_text())["test"]["acc"])
-    assert ("(512, 935)" in done.stdout) == (mode == "published")
+    assert "(512, 935)" in done.stdout
 
 
 def test_evaluate_of_an_empty_run_says_so(tmp_path, tiny_dataset):

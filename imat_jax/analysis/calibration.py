@@ -13,13 +13,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
 from imat_jax import config as configs
 from imat_jax import experiment as experiments
-from imat_jax import rundir, sharding
+from imat_jax import rundir
 from imat_jax.analysis import calibration_plots, confidence, conformal
 from imat_jax.cli import UsageError, run
 from imat_jax.tasks import Task
@@ -181,8 +180,7 @@ def calibrate(
     """
     config = configs.load(workdir)
     metadata = json.loads((workdir / "dataset.json").read_text())
-    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
-    task = experiments.network(config, metadata, mesh).task
+    task = experiments.make_task(config, metadata)
     valid = questions(task, *predictions(workdir, "valid"))
     test = questions(task, *predictions(workdir, split))
     found = {}

@@ -8,6 +8,7 @@ curves.png and subsets.png. See docs/robustness.md for what each number means.
 
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 import warnings
@@ -299,6 +300,15 @@ def _row(path: str) -> list[pathlib.Path]:
                 f"{path}: {workdir} differs from {found[0]} in {'; '.join(changed)}, and a row is "
                 "of one configuration; name the folders of each"
             )
+    seen: dict[tuple, pathlib.Path] = {}
+    for workdir, config in zip(found, (first, *others), strict=True):
+        data = json.loads((workdir / "results.json").read_text())["dataset"]
+        other = seen.setdefault((config["seed"], data), workdir)
+        if other != workdir:
+            raise UsageError(
+                f"{path}: {workdir} has the seed and the dataset of {other}, as after a change of "
+                "the code, and would count twice; take one of them away"
+            )
     return found
 
 
@@ -324,7 +334,7 @@ def _facts(experiment: Experiment, split: str, metric: str | None) -> dict[str, 
     metric = check_metric(metric or experiment.task.headline, constant)
     metadata = experiment.dataset.metadata
     return {
-        "protocol": metadata["protocol"],
+        "protocol": metadata["protocol"].partition("/fold")[0],  # folds make one row
         "split": split,
         "examples": len(label),
         "metric": metric,

@@ -27,6 +27,7 @@ CLASSES = {
     "mult": MulT, "misa": MISA, "selfmm": SelfMM, "mbt": MBT,
 }  # fmt: skip
 MODELS = tuple(CLASSES)
+LEAST = dict(width=0, head_width=0, encoder_layers=0, ima_layers=1, heads=1, ffn=1)
 
 
 def make(
@@ -50,6 +51,7 @@ def make(
     if config.name not in MODELS:
         raise ValueError(f"model.name is one of {MODELS}, not {config.name!r}")
     made = CLASSES[config.name]
+    _check(config)
     named = arguments(made)
     options = {k: v for k, v in config.items() if k in named} | dict(config.get(config.name, {}))
     options |= {k: v or None for k, v in options.items() if k in ("width", "head_width")}
@@ -78,6 +80,18 @@ def make(
     if "max_frames" in named:
         options["max_frames"] = max_frames
     return made(dims, outputs, dtype=jnp.dtype(dtype), rngs=rngs, **options)
+
+
+def _check(config, part: str = "model") -> None:
+    """Raises `ValueError` where a rate or a size of `config`, or of a part of it, cannot be."""
+    for key, value in config.items():
+        name = f"{part}.{key}"
+        if hasattr(value, "items"):
+            _check(value, name)
+        elif "dropout" in name and not 0 <= value < 1:
+            raise ValueError(f"{name} is a rate from 0 to below 1, not {value}")
+        elif key in LEAST and value < LEAST[key]:
+            raise ValueError(f"{name} is {LEAST[key]} or more, not {value}")
 
 
 def arguments(made: type) -> set[str]:

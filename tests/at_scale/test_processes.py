@@ -22,6 +22,12 @@ def assert_same_learning(one, other):
     np.testing.assert_allclose(*(p["outputs"] for p in predictions), rtol=1e-3, atol=1e-5)
 
 
+def test_eight_devices_learn_like_one(finished, tiny_dataset, tmp_path):
+    done = run("train", *small_flags(tmp_path / "eight", tiny_dataset), devices=8)
+    assert done.returncode == 0 and "8 x cpu" in done.stdout, done.stderr
+    assert_same_learning(finished[0], tmp_path / "eight")  # dropout and all
+
+
 def test_four_processes_with_split_parameters_learn_the_same(finished, tiny_dataset, tmp_path):
     done = run_together(4, *small_flags(tmp_path / "four", tiny_dataset, **SPLIT))
     assert [d.returncode for d in done] == [0] * 4, done[0].stderr
