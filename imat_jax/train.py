@@ -14,7 +14,7 @@ import dataclasses
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -303,14 +303,21 @@ def train(
         tracking.tell(trackers, "stop", _failed(error))
         raise
     tracking.tell(trackers, "finish", results)
-    selected = results["selected"]
     say(
-        f"\n{performance.summary(meter.laps)}\n"
-        f"selected: update {selected['step']}, validation {selected['metric']} "
-        f"{selected['valid']:.4f}\n{evaluate.table(experiment, results, splits)}\n"
+        f"\n{performance.summary(meter.laps)}\n{_choice(results['selected'])}\n"
+        f"{evaluate.table(experiment, results, splits)}\n"
         f"{workdir}/results.json, {workdir}/plots"
     )
     return results
+
+
+def _choice(selected: Mapping[str, Any]) -> str:
+    """Which checkpoint validation selected, in words."""
+    metric, valid = selected["metric"], selected["valid"]
+    said = f"selected: update {selected['step']}, validation {metric} {valid:.4f}"
+    if selected["step"] == 0:
+        said += "; this is the untrained network, nothing that it learned is better on validation"
+    return said
 
 
 def _failed(error: BaseException) -> bool:

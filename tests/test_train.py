@@ -201,6 +201,12 @@ def test_a_profile_of_some_updates(library_promotion, tiny_dataset, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_an_untrained_network_that_is_selected_is_called_so():
+    selected = {"step": 10, "metric": "mae", "valid": 0.5}
+    assert train._choice(selected) == "selected: update 10, validation mae 0.5000"
+    assert "untrained network" in train._choice(selected | {"step": 0})
+
+
 def test_another_config_in_the_same_workdir_is_refused(finished, tiny_dataset):
     workdir, _ = finished
     config = small_config(tiny_dataset, **{"epochs": 8, "optim.lr": 0.5})
