@@ -1,11 +1,8 @@
 """Utterances in the context of their neighbours: who is in which batch, who sees whom."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import programs
 import pytest
 from flax import nnx
 from hypothesis import given
@@ -130,18 +127,3 @@ def test_context_that_does_not_fit(tiny_dataset):
         config.update_from_flattened_dict(changes)
         with pytest.raises(UsageError, match=said):
             experiment.make(config)
-
-
-def test_a_run_with_context(tiny_dataset, tmp_path):
-    """Trained over a mesh, with a last batch that is short, and scored on every utterance."""
-    changes = {"model.context": 2, "modalities": "text", "data.buckets": 1}
-    flags = programs.small_flags(tmp_path / "run", tiny_dataset, **changes)
-    done = programs.run("train", *flags, devices=2)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["test"]["examples"] == 50
-    done = programs.run("robustness", f"--workdir={tmp_path / 'run'}", "--noise=0,1")
-    assert done.returncode == 0, done.stderr
-    scored = json.loads((tmp_path / "run" / "robustness" / "robustness.json").read_text())["runs"]
-    [whole] = [one["subsets"]["text"] for one in next(iter(scored.values()))]
-    assert whole["acc"] == results["test"]["acc"]

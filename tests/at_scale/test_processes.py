@@ -1,6 +1,7 @@
-"""Several processes of this machine as one run."""
+"""Several devices or processes of this machine as one run."""
 
 import functools
+import json
 import re
 import signal
 
@@ -56,3 +57,18 @@ def test_preempted_then_robbed_of_a_process_then_on_another_topology(
     # From 10, or from what was saved before it where that save was still under way.
     assert again.returncode == 0 and "going on from update" in again.stdout
     assert_same_learning(finished[0], tmp_path / "run")
+
+
+def test_a_run_with_context(tiny_dataset, tmp_path):
+    """Trained over a mesh, with a last batch that is short, and scored on every utterance."""
+    changes = {"model.context": 2, "modalities": "text", "data.buckets": 1}
+    flags = small_flags(tmp_path / "run", tiny_dataset, **changes)
+    done = run("train", *flags, devices=2)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["test"]["examples"] == 50
+    done = run("robustness", f"--workdir={tmp_path / 'run'}", "--noise=0,1")
+    assert done.returncode == 0, done.stderr
+    scored = json.loads((tmp_path / "run" / "robustness" / "robustness.json").read_text())["runs"]
+    [whole] = [one["subsets"]["text"] for one in next(iter(scored.values()))]
+    assert whole["acc"] == results["test"]["acc"]
