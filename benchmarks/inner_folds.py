@@ -83,7 +83,9 @@ def main() -> None:
         for step, name in enumerate(SPLITS):
             split[fold == (k + step) % args.folds] = name
         path = args.output / f"{k + 1}.npz"
-        np.savez(path, **arrays | {"split": split})
+        partial = path.with_name(f".{path.name}")
+        np.savez(partial, **arrays | {"split": split})
+        partial.rename(path)
         counts = ", ".join(f"{name} {(split == name).sum()}" for name in ("train", *SPLITS[::-1]))
         print(f"{path}: {counts}")
 

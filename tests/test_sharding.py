@@ -85,7 +85,7 @@ def expected(tiny_dataset):
         return trained(small(tiny_dataset))[:2]
 
 
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 1, 4), (2, 2, 2)], ids=str)
 def test_any_mesh_learns_the_same(expected, tiny_dataset, library_promotion, mesh):
     changes = {f"mesh.{axis}": n for axis, n in zip(sharding.AXES, mesh, strict=True)}
     losses, params, state = trained(small(tiny_dataset, **changes))

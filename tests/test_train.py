@@ -92,10 +92,11 @@ def run_and_signal(flags, number, at_step):
     ).returncode
 
 
-def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path):
+@pytest.mark.parametrize("at_step", [1, 7])
+def test_sigterm_saves_and_the_resumed_run_is_the_same(finished, tiny_dataset, tmp_path, at_step):
     flags = small_flags(tmp_path / "cut", tiny_dataset)
-    assert run_and_signal(flags, signal.SIGTERM, 7) == 143
-    assert 7 <= Checkpoints(tmp_path / "cut").last_step < 14
+    assert run_and_signal(flags, signal.SIGTERM, at_step) == 143
+    assert at_step <= Checkpoints(tmp_path / "cut").last_step < 14
     assert not (tmp_path / "cut" / "results.json").exists()
     assert run("train", *flags).returncode == 0
     assert_same_run(finished[0], tmp_path / "cut")
@@ -214,13 +215,14 @@ def test_another_config_in_the_same_workdir_is_refused(finished, tiny_dataset):
         train.train(config, workdir)
 
 
-def test_the_published_variant_trains(tmp_path, tiny_dataset):
-    changes = {"model.name": "sseft", "data.mode": "published", "model.heads": 4, "steps": 1,
+@pytest.mark.parametrize("mode", ["published", "corrected"])
+def test_the_published_variant_trains(tmp_path, tiny_dataset, mode):
+    changes = {"model.name": "sseft", "data.mode": mode, "model.heads": 4, "steps": 1,
                "batch_size": 8, "eval_steps": 1, "data.buckets": 1}  # fmt: skip
     done = run("train", *small_flags(tmp_path / "run", tiny_dataset, **changes))
     assert done.returncode == 0, done.stderr
     assert np.isfinite(json.loads((tmp_path / "run" / "results.json").read_text())["test"]["acc"])
-    assert "(512, 935)" in done.stdout
+    assert ("(512, 935)" in done.stdout) == (mode == "published")
 
 
 def test_evaluate_of_an_empty_run_says_so(tmp_path, tiny_dataset):
